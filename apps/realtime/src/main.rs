@@ -1,0 +1,2 @@
+//! realtime
+fn main() {}

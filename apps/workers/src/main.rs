@@ -1,0 +1,2 @@
+//! workers
+fn main() {}

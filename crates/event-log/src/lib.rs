@@ -1,0 +1,18 @@
+//! The port through which every producer appends and everything else reads.
+//!
+//! Owns: the shape of entries, positions and readers, and the contract suite ([`contract`], feature `contract`)
+//! that every implementation passes. Knows no database and no broker. Events enter by [`EventLog::append`] and
+//! leave by history, live readers and side-effect readers.
+
+mod entry;
+mod error;
+mod port;
+
+#[cfg(feature = "contract")]
+pub mod contract;
+
+pub use entry::{Entry, Identity, Outcome, SourcePosition, StoredEvent, TopicKey};
+pub use error::LogError;
+pub use port::{
+    EventLog, HistoryPage, HistoryQuery, LiveReader, LiveWatch, PageLimit, Reach, SideEffect, SideEffectReader, Start,
+};

@@ -1,0 +1,132 @@
+//! The interface that an event log offers.
+
+use crate::{Entry, LogError, Outcome, StoredEvent, TopicKey};
+use futures::future::BoxFuture;
+use shared_types::Position;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Which part of a topic's history to read.
+#[derive(Clone, Debug)]
+pub struct HistoryQuery {
+    /// Where to begin.
+    pub start: Start,
+    /// The last offset that is wanted; the head where absent.
+    pub until: Option<u64>,
+    /// How much at most.
+    pub limit: PageLimit,
+}
+
+/// Where a page of history begins.
+#[derive(Clone, Debug)]
+pub enum Start {
+    /// Behind this position.
+    After(Position),
+    /// So that the page ends at the head (or `until`).
+    Latest,
+}
+
+/// The size of a page: it ends before the event with which it would exceed either, but holds at least one.
+#[derive(Clone, Copy, Debug)]
+pub struct PageLimit {
+    /// Events.
+    pub events: usize,
+    /// Bytes of events, by [`StoredEvent::size`].
+    pub bytes: usize,
+}
+
+/// Whether a page connects to the position that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Nothing lies between the position and the page.
+    Connected,
+    /// Events behind the position are no longer kept; the page begins at the oldest kept.
+    Truncated,
+    /// The position's epoch is not the topic's; the page begins at the oldest kept.
+    OtherEpoch,
+    /// The position lies beyond the head.
+    BeyondHead,
+}
+
+/// A page of history.
+#[derive(Clone, Debug)]
+pub struct HistoryPage {
+    /// Whether it connects.
+    pub reach: Reach,
+    /// The topic's head when the page was read.
+    pub head: Position,
+    /// The events, by offset.
+    pub events: Vec<Arc<StoredEvent>>,
+}
+
+/// The live events of watched topics; one a process.
+///
+/// Events of one topic come in order of their offsets. The channel is bounded: while nobody takes, the reader
+/// waits and reads on by position afterwards.
+pub struct LiveReader {
+    /// Says which topics are wanted.
+    pub watch: Arc<dyn LiveWatch>,
+    /// Their events, in batches.
+    pub events: mpsc::Receiver<Vec<Arc<StoredEvent>>>,
+}
+
+/// Which topics a live reader follows.
+pub trait LiveWatch: Send + Sync {
+    /// Begins to follow `keys` and answers each one's head: every event behind it will come.
+    ///
+    /// Events up to it may come too. A topic without any event gets an epoch and stands at offset 0.
+    fn watch(&self, keys: Vec<TopicKey>) -> BoxFuture<'static, Result<Vec<Position>, LogError>>;
+
+    /// No longer follows `keys`; events that are on their way may still come.
+    fn unwatch(&self, keys: Vec<TopicKey>);
+
+    /// Asks for a look now, because somebody knows of a newer event than has come.
+    fn nudge(&self, key: &TopicKey);
+}
+
+/// An entry of the side-effect log.
+#[derive(Clone, Debug)]
+pub struct SideEffect {
+    /// The partition.
+    pub partition: u16,
+    /// Its number within the partition, growing by 1.
+    pub sequence: u64,
+    /// The event.
+    pub event: Arc<StoredEvent>,
+}
+
+/// One consumer group's reading of everything that is appended, at least once.
+pub trait SideEffectReader: Send + Sync {
+    /// The next entries of `partition` behind the acknowledged position, at most `limit`.
+    fn read(&self, partition: u16, limit: usize) -> BoxFuture<'_, Result<Vec<SideEffect>, LogError>>;
+
+    /// Everything up to `sequence` of `partition` is done; it is not read again.
+    fn acknowledge(&self, partition: u16, sequence: u64) -> BoxFuture<'_, Result<(), LogError>>;
+}
+
+/// The one log that all producers append to and everything else reads.
+pub trait EventLog: Send + Sync {
+    /// Appends `entries`, all or none, each topic's in the order given.
+    ///
+    /// Calls made one after the other by one task keep their order, provided each future is polled once before
+    /// the next call. Resolved means durable. Dropping the future does not undo the append.
+    ///
+    /// # Errors
+    /// See [`LogError`]; after `Unavailable` the caller may repeat under the same identities.
+    fn append(&self, entries: Vec<Entry>) -> BoxFuture<'static, Result<Vec<Outcome>, LogError>>;
+
+    /// A page of one topic's history. A topic without any event gets an epoch and stands at offset 0.
+    fn history(&self, key: &TopicKey, query: HistoryQuery) -> BoxFuture<'static, Result<HistoryPage, LogError>>;
+
+    /// The topic's head. A topic without any event gets an epoch and stands at offset 0.
+    fn head(&self, key: &TopicKey) -> BoxFuture<'static, Result<Position, LogError>>;
+
+    /// Begins a live reader, which runs until it is dropped.
+    fn live(&self) -> LiveReader;
+
+    /// A consumer group's reader; the group begins at the head when it is first named.
+    fn side_effects(&self, group: &str) -> BoxFuture<'static, Result<Arc<dyn SideEffectReader>, LogError>>;
+
+    /// The number of partitions of the side-effect log.
+    fn partitions(&self) -> u16;
+}

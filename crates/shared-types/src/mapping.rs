@@ -1,0 +1,1 @@
+//! Mappings: which row changes become which events.
