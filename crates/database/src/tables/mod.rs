@@ -1,0 +1,1 @@
+//! One file for each table (or small group of tables): plain functions over a Postgres executor.
