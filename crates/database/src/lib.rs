@@ -3,8 +3,12 @@
 //! Owns every SQL statement of the platform. Knows no HTTP and no transport. Plain functions over an executor,
 //! the scope first.
 
+mod error;
 pub mod event_log;
 pub mod migrate;
 pub mod pool;
 pub mod sealing;
 pub mod tables;
+
+pub use error::DatabaseError;
+pub use pool::Pool;

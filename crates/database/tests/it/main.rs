@@ -1,0 +1,3 @@
+//! The database's parts on a real Postgres.
+
+mod migrations;
