@@ -1,1 +1,12 @@
 //! One file for each table (or small group of tables): plain functions over a Postgres executor.
+
+pub mod api_keys;
+pub mod applications;
+pub mod auth_snapshot;
+pub mod idempotency;
+pub mod login_failures;
+pub mod revocations;
+pub mod sessions;
+pub mod signing_keys;
+pub mod topics;
+pub mod users;
