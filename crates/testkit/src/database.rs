@@ -5,6 +5,7 @@ use database::{
     Pool, migrate,
     pool::{PoolSettings, connect_lazy},
 };
+use local_postgres::SharedPostgres;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::env;
 
@@ -61,21 +62,31 @@ impl Drop for TestDatabase {
 }
 
 /// The server that test databases live on.
-struct Server {
-    base: String,
+enum Server {
+    /// One that is shared by all test programs of a run, and ends after the last.
+    Private(&'static SharedPostgres),
+    /// One that the environment names.
+    Named(url::Url),
 }
 
 impl Server {
     async fn acquire() -> Result<Self> {
-        let base = env::var("REALTIME_TEST_DATABASE_URL").context("REALTIME_TEST_DATABASE_URL is not set")?;
-        Ok(Self { base })
+        match env::var("REALTIME_TEST_DATABASE_URL") {
+            Ok(url) => Ok(Self::Named(url.parse().context("REALTIME_TEST_DATABASE_URL")?)),
+            Err(_) => Ok(Self::Private(SharedPostgres::acquire().await?)),
+        }
     }
 
     /// The URL of the database `name` on this server.
     fn url(&self, name: &str) -> String {
-        let mut url = url::Url::parse(&self.base).expect("a URL");
-        url.set_path(name);
-        url.into()
+        match self {
+            Self::Private(server) => server.url(name),
+            Self::Named(base) => {
+                let mut url = base.clone();
+                url.set_path(name);
+                url.into()
+            }
+        }
     }
 
     async fn admin(&self) -> Result<PgConnection> {
