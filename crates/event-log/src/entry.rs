@@ -173,3 +173,24 @@ fn push_text(out: &mut String, text: &str) {
         out.push_str(&serde_json::Value::from(text).to_string());
     }
 }
+
+/// The partition of a topic among `count`: the same in every process and implementation.
+///
+/// All `sync.{service}.*` topics of a scope share one partition, so that one atomic step reaches a document and
+/// its events.
+pub fn partition_of(key: &TopicKey, count: u16) -> u16 {
+    let topic = key.topic.as_str();
+    let name = match topic.strip_prefix("sync.").and_then(|rest| rest.rsplit_once('.')) {
+        Some((service, _)) => &topic[.."sync.".len() + service.len()],
+        None => topic,
+    };
+    let parts = [key.scope.application().as_str(), key.scope.environment().as_str(), name];
+    // FNV-1a: stable over versions and processes, unlike the standard library's hasher.
+    let hash = parts
+        .iter()
+        .flat_map(|part| part.bytes().chain([0]))
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    (hash % u64::from(count)) as u16
+}

@@ -45,7 +45,9 @@ impl From<LogError> for Problem {
             LogError::BacklogFull => {
                 Problem::new(ErrorKind::Unavailable, "BACKLOG_FULL", "the event log is full; try again later")
             }
-            LogError::Fenced { .. } => Problem::new(ErrorKind::Conflict, "FENCED", "another leader has taken over"),
+            LogError::Fenced { .. } => {
+                Problem::new(ErrorKind::Conflict, "FENCED", "another leader has taken over")
+            }
             LogError::Unavailable(_) => Problem::unavailable("the event log does not answer; try again"),
             LogError::Internal(_) => Problem::internal(),
         }

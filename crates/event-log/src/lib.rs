@@ -11,8 +11,9 @@ mod port;
 #[cfg(feature = "contract")]
 pub mod contract;
 
-pub use entry::{Entry, Identity, Outcome, SourcePosition, StoredEvent, TopicKey};
+pub use entry::{Entry, Identity, Outcome, SourcePosition, StoredEvent, TopicKey, partition_of};
 pub use error::LogError;
 pub use port::{
-    EventLog, HistoryPage, HistoryQuery, LiveReader, LiveWatch, PageLimit, Reach, SideEffect, SideEffectReader, Start,
+    EventLog, HistoryPage, HistoryQuery, LiveReader, LiveWatch, PageLimit, Reach, SideEffect,
+    SideEffectReader, Start,
 };

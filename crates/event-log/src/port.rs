@@ -116,7 +116,11 @@ pub trait EventLog: Send + Sync {
     fn append(&self, entries: Vec<Entry>) -> BoxFuture<'static, Result<Vec<Outcome>, LogError>>;
 
     /// A page of one topic's history. A topic without any event gets an epoch and stands at offset 0.
-    fn history(&self, key: &TopicKey, query: HistoryQuery) -> BoxFuture<'static, Result<HistoryPage, LogError>>;
+    fn history(
+        &self,
+        key: &TopicKey,
+        query: HistoryQuery,
+    ) -> BoxFuture<'static, Result<HistoryPage, LogError>>;
 
     /// The topic's head. A topic without any event gets an epoch and stands at offset 0.
     fn head(&self, key: &TopicKey) -> BoxFuture<'static, Result<Position, LogError>>;

@@ -1,1 +1,154 @@
 //! The event log on PostgreSQL.
+//!
+//! Owns the `event_log*` tables. One writer a process commits what has queued up in one transaction (group
+//! commit); live readers are woken by NOTIFY and read by position; side-effect readers read by position.
+//! Nothing is only in memory: what the writer and the live reader remember is checked against the partition's
+//! row, or read again.
+
+mod append;
+mod history;
+mod live;
+mod notify;
+mod plan;
+mod retention;
+mod rows;
+mod side_effects;
+mod writer;
+
+use event_log::{
+    Entry, EventLog, HistoryPage, HistoryQuery, LiveReader, LogError, Outcome, SideEffectReader, TopicKey,
+};
+use futures::future::BoxFuture;
+use metrics::Metrics;
+use shared_types::Position;
+use sqlx::PgPool;
+use std::{future::Future, sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use writer::Command;
+
+/// The number of partitions; fixed, because topics hash to them.
+pub const PARTITIONS: u16 = 64;
+
+/// How many append calls may wait for the writer before callers wait in turn.
+const QUEUE: usize = 4096;
+
+/// How the log keeps and bounds what it stores.
+#[derive(Clone, Debug)]
+pub struct LogSettings {
+    /// How long a topic's history is kept.
+    pub history: Duration,
+    /// How many bytes of events are kept at most; past it appends are refused where readers are behind.
+    pub backlog_bytes: u64,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { history: Duration::from_secs(24 * 3600), backlog_bytes: 20 << 30 }
+    }
+}
+
+/// The event log on PostgreSQL, one a process.
+pub struct PostgresEventLog {
+    pool: PgPool,
+    commands: mpsc::Sender<Command>,
+    live: live::LiveHub,
+}
+
+impl PostgresEventLog {
+    /// Starts the writer, the notifier, the live reader and the retention sweep in `tasks`; they end with `stop`.
+    ///
+    /// The database need not be reachable yet: calls fail with `Unavailable` until it is.
+    pub fn start(
+        pool: PgPool,
+        settings: LogSettings,
+        metrics: Arc<Metrics>,
+        tasks: &mut JoinSet<()>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        let (commands, queue) = mpsc::channel(QUEUE);
+        let (notifier, notify) = notify::start(pool.clone());
+        let full = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (live, reader) = live::LiveHub::new(pool.clone(), commands.clone(), metrics.clone());
+        let writer =
+            writer::Writer::new(pool.clone(), queue, notifier, live.committed(), metrics, full.clone());
+        tasks.spawn(writer.run(stop.clone()));
+        tasks.spawn(notify);
+        tasks.spawn(reader.run(stop.clone()));
+        tasks.spawn(retention::run(pool.clone(), settings, full, stop));
+        Arc::new(Self { pool, commands, live })
+    }
+}
+
+/// Sends a command to the writer and waits for its answer.
+async fn ask<T>(
+    commands: mpsc::Sender<Command>,
+    command: impl FnOnce(oneshot::Sender<Result<T, LogError>>) -> Command,
+) -> Result<T, LogError> {
+    let (reply, answer) = oneshot::channel();
+    let stopped = || LogError::Unavailable("the log is stopping".to_owned());
+    commands.send(command(reply)).await.map_err(|_| stopped())?;
+    answer.await.map_err(|_| stopped())?
+}
+
+impl EventLog for PostgresEventLog {
+    fn append(&self, entries: Vec<Entry>) -> BoxFuture<'static, Result<Vec<Outcome>, LogError>> {
+        Box::pin(ask(self.commands.clone(), |reply| Command::Append { entries, reply }))
+    }
+
+    fn history(
+        &self,
+        key: &TopicKey,
+        query: HistoryQuery,
+    ) -> BoxFuture<'static, Result<HistoryPage, LogError>> {
+        Box::pin(history::page(self.pool.clone(), self.commands.clone(), key.clone(), query))
+    }
+
+    fn head(&self, key: &TopicKey) -> BoxFuture<'static, Result<Position, LogError>> {
+        Box::pin(history::head(self.pool.clone(), self.commands.clone(), key.clone()))
+    }
+
+    fn live(&self) -> LiveReader {
+        self.live.open()
+    }
+
+    fn side_effects(&self, group: &str) -> BoxFuture<'static, Result<Arc<dyn SideEffectReader>, LogError>> {
+        Box::pin(side_effects::open(self.pool.clone(), group.to_owned()))
+    }
+
+    fn partitions(&self) -> u16 {
+        PARTITIONS
+    }
+}
+
+/// A database failure as the log tells it: the cause goes into the message for our own log, never to a client.
+fn failed(error: sqlx::Error) -> LogError {
+    match &error {
+        sqlx::Error::Database(inner) if !is_passing(inner.code().as_deref()) => {
+            LogError::Internal(error.to_string())
+        }
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Decode(_) => {
+            LogError::Internal(error.to_string())
+        }
+        _ => LogError::Unavailable(error.to_string()),
+    }
+}
+
+/// Whether a failure passes by itself: lost connection, shortage, shutdown, read-only or full disk, cancelled.
+fn is_passing(code: Option<&str>) -> bool {
+    code.is_some_and(|code| ["08", "53", "57", "58", "25", "40", "55"].contains(&&code[..2.min(code.len())]))
+}
+
+/// Bounds a database call that would otherwise wait for ever on a dead peer.
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, LogError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(result) => result.map_err(failed),
+        Err(_) => Err(LogError::Unavailable(format!("no answer within {} s", limit.as_secs()))),
+    }
+}

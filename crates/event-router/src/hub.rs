@@ -1,0 +1,118 @@
+//! The delivering half: from the live reader to outboxes.
+//!
+//! Topics are spread over shards by hash. Each shard is one task that owns its topics, so that subscribing and
+//! delivering need no lock and are ordered against each other by construction.
+
+use crate::{
+    index::Subscription,
+    live_event::LiveEvent,
+    outbox::ReplyTo,
+    shard::{Command, Shard},
+};
+use event_log::{EventLog, LiveReader, TopicKey};
+use metrics::Metrics;
+use shared_types::{Position, SubscriptionId};
+use std::{
+    hash::{BuildHasher, Hash, Hasher},
+    sync::Arc,
+    thread::available_parallelism,
+};
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// How many commands may wait for a shard before callers wait in turn.
+const QUEUE: usize = 1_024;
+
+/// A subscription to make, and to whom to say so.
+pub struct Subscribe {
+    /// The subscription.
+    pub subscription: Arc<Subscription>,
+    /// The position to recover from.
+    pub since: Option<Position>,
+    /// Which request it answers.
+    pub reply: ReplyTo,
+}
+
+/// The delivering half of a process.
+pub struct Hub {
+    shards: Vec<mpsc::Sender<Command>>,
+    hasher: ahash::RandomState,
+}
+
+impl Hub {
+    /// Starts the shards on `log`'s live reader, in `tasks`; they end with `stop`.
+    pub fn start(
+        log: Arc<dyn EventLog>,
+        metrics: Arc<Metrics>,
+        tasks: &mut JoinSet<()>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        let LiveReader { watch, events } = log.live();
+        let count = available_parallelism().map_or(2, usize::from).min(8);
+        let shards = (0..count)
+            .map(|_| {
+                let (sender, commands) = mpsc::channel(QUEUE);
+                let shard = Shard::new(log.clone(), watch.clone(), metrics.clone(), commands);
+                tasks.spawn(shard.run(stop.clone()));
+                sender
+            })
+            .collect();
+        let hub = Arc::new(Self { shards, hasher: ahash::RandomState::new() });
+        tasks.spawn(distribute(hub.clone(), events, stop));
+        hub
+    }
+
+    fn shard(&self, key: &TopicKey) -> usize {
+        let mut hasher = self.hasher.build_hasher();
+        key.hash(&mut hasher);
+        (hasher.finish() % self.shards.len() as u64) as usize
+    }
+
+    /// Makes a subscription. The answer goes into its outbox, as `subscribed` or as a failure.
+    pub async fn subscribe(&self, subscribe: Subscribe) {
+        let shard = self.shard(&subscribe.subscription.key);
+        // A shard that has stopped belongs to a process that is stopping: the connection ends anyway.
+        let _ = self.shards[shard].send(Command::Subscribe(subscribe)).await;
+    }
+
+    /// Ends a subscription and answers `reply` in the outbox, after which no event of it comes.
+    pub async fn unsubscribe(&self, subscription: Arc<Subscription>, reply: ReplyTo) {
+        let shard = self.shard(&subscription.key);
+        let _ = self.shards[shard].send(Command::Unsubscribe(subscription, reply)).await;
+    }
+
+    /// Ends the subscriptions of a connection that is gone.
+    pub async fn leave(&self, subscriptions: Vec<Arc<Subscription>>) {
+        let mut by_shard: Vec<Vec<(TopicKey, SubscriptionId)>> = vec![Vec::new(); self.shards.len()];
+        for subscription in subscriptions {
+            by_shard[self.shard(&subscription.key)].push((subscription.key.clone(), subscription.id.clone()));
+        }
+        for (shard, gone) in by_shard.into_iter().enumerate().filter(|(_, gone)| !gone.is_empty()) {
+            let _ = self.shards[shard].send(Command::Leave(gone)).await;
+        }
+    }
+}
+
+/// Hands each shard its events. Waits for a shard that is busy: the reader then reads on by position.
+async fn distribute(
+    hub: Arc<Hub>,
+    mut events: mpsc::Receiver<Vec<Arc<event_log::StoredEvent>>>,
+    stop: CancellationToken,
+) {
+    loop {
+        let batch = tokio::select! {
+            () = stop.cancelled() => return,
+            batch = events.recv() => batch,
+        };
+        let Some(batch) = batch else { return };
+        let mut by_shard: Vec<Vec<Arc<LiveEvent>>> = vec![Vec::new(); hub.shards.len()];
+        for event in batch {
+            by_shard[hub.shard(&event.key)].push(Arc::new(LiveEvent::new(event)));
+        }
+        for (shard, events) in by_shard.into_iter().enumerate().filter(|(_, events)| !events.is_empty()) {
+            if hub.shards[shard].send(Command::Events(events)).await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! One shard of the hub: a task that owns its topics.
+
+use crate::{
+    hub::Subscribe,
+    index::Subscription,
+    live_event::LiveEvent,
+    outbox::{Control, ReplyTo},
+    route::now_ms,
+    topic::{Need, PAGE, Topic},
+};
+use event_log::{EventLog, HistoryPage, HistoryQuery, LiveWatch, LogError, Start, TopicKey};
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use metrics::Metrics;
+use shared_types::{Position, SubscriptionId};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// How often subscriptions that are behind are told where their topic stands.
+const POSITIONS: Duration = Duration::from_secs(30);
+/// How often topics that nobody wants are looked for, and how long they are kept.
+const SWEEP: Duration = Duration::from_secs(5);
+/// How long to wait before a read that failed is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// Deliveries in a row after which other tasks get their turn.
+const TURN: usize = 512;
+
+/// What a shard is told.
+pub enum Command {
+    /// Events of its topics, in order.
+    Events(Vec<Arc<LiveEvent>>),
+    /// A new subscription.
+    Subscribe(Subscribe),
+    /// The end of one, with an answer.
+    Unsubscribe(Arc<Subscription>, ReplyTo),
+    /// The end of a connection's subscriptions.
+    Leave(Vec<(TopicKey, SubscriptionId)>),
+}
+
+/// A read that is done.
+enum Done {
+    Opened(TopicKey, Result<Position, LogError>),
+    Filled(TopicKey, Result<HistoryPage, LogError>),
+    Recovered(TopicKey, SubscriptionId, Result<HistoryPage, LogError>),
+    Head(TopicKey, SubscriptionId, Result<Position, LogError>),
+    Retry(TopicKey, Position),
+}
+
+/// The shard task's state.
+pub struct Shard {
+    log: Arc<dyn EventLog>,
+    watch: Arc<dyn LiveWatch>,
+    metrics: Arc<Metrics>,
+    commands: mpsc::Receiver<Command>,
+    topics: HashMap<TopicKey, Topic, ahash::RandomState>,
+    reads: FuturesUnordered<BoxFuture<'static, Done>>,
+}
+
+impl Shard {
+    /// A shard that takes `commands`.
+    pub fn new(
+        log: Arc<dyn EventLog>,
+        watch: Arc<dyn LiveWatch>,
+        metrics: Arc<Metrics>,
+        commands: mpsc::Receiver<Command>,
+    ) -> Self {
+        Self { log, watch, metrics, commands, topics: HashMap::default(), reads: FuturesUnordered::new() }
+    }
+
+    /// Runs until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut positions = tokio::time::interval(POSITIONS);
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(command).await,
+                    None => return,
+                },
+                Some(done) = self.reads.next() => self.read(done),
+                _ = positions.tick() => self.topics.values_mut().for_each(Topic::tell_positions),
+                _ = sweep.tick() => self.sweep(),
+            }
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Events(events) => self.deliver(events).await,
+            Command::Subscribe(subscribe) => self.subscribe(subscribe),
+            Command::Unsubscribe(subscription, reply) => {
+                self.end(&subscription.key, &subscription.id);
+                subscription.outbox.control(reply, Control::Done(String::new()));
+            }
+            Command::Leave(gone) => gone.iter().for_each(|(key, id)| self.end(key, id)),
+        }
+    }
+
+    async fn deliver(&mut self, events: Vec<Arc<LiveEvent>>) {
+        let now = now_ms();
+        let mut turn = 0;
+        for event in events {
+            let Some(topic) = self.topics.get_mut(&event.event().key) else { continue };
+            turn += topic.members() + 1;
+            let need = topic.event(event.clone());
+            self.metrics.broadcast_latency.observe(age_seconds(&event, now));
+            let key = event.event().key.clone();
+            self.serve(&key, need);
+            if turn >= TURN {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn subscribe(&mut self, subscribe: Subscribe) {
+        let key = subscribe.subscription.key.clone();
+        let is_new = !self.topics.contains_key(&key);
+        let metrics = &self.metrics;
+        let topic =
+            self.topics.entry(key.clone()).or_insert_with(|| Topic::new(key.clone(), metrics.clone()));
+        let need = topic.subscribe(subscribe);
+        self.serve(&key, is_new.then_some(Need::Open).into_iter().chain(need));
+    }
+
+    fn end(&mut self, key: &TopicKey, id: &SubscriptionId) {
+        if let Some(topic) = self.topics.get_mut(key) {
+            topic.unsubscribe(id);
+        }
+    }
+
+    /// Starts the reads that a topic needs.
+    fn serve(&mut self, key: &TopicKey, needs: impl IntoIterator<Item = Need>) {
+        for need in needs {
+            let key = key.clone();
+            let read: BoxFuture<'static, Done> = match need {
+                Need::Open => {
+                    let opening = self.watch.watch(vec![key.clone()]);
+                    Box::pin(async move { Done::Opened(key, opening.await.map(|mut heads| heads.remove(0))) })
+                }
+                Need::Fill(from) => {
+                    let page = self.log.history(&key, query(from, None));
+                    Box::pin(async move { Done::Filled(key, page.await) })
+                }
+                Need::Recover(id, from, until) => {
+                    let page = self.log.history(&key, query(from, Some(until)));
+                    Box::pin(async move { Done::Recovered(key, id, page.await) })
+                }
+                Need::Head(id) => {
+                    let head = self.log.head(&key);
+                    Box::pin(async move { Done::Head(key, id, head.await) })
+                }
+                Need::Nudge => {
+                    self.watch.nudge(&key);
+                    continue;
+                }
+            };
+            self.reads.push(read);
+        }
+    }
+
+    fn read(&mut self, done: Done) {
+        let (key, needs): (TopicKey, Vec<Need>) = match done {
+            Done::Opened(key, head) => {
+                let Some(topic) = self.topics.get_mut(&key) else { return };
+                let needs = match head {
+                    Ok(head) => topic.opened(head),
+                    Err(error) => {
+                        tracing::warn!(%error, topic.name = %key.topic, "could not open a topic");
+                        topic.failed(&error);
+                        self.topics.remove(&key);
+                        return;
+                    }
+                };
+                (key, needs)
+            }
+            Done::Filled(key, page) => {
+                let Some(topic) = self.topics.get_mut(&key) else { return };
+                let needs = match page {
+                    Ok(page) => topic.filled(page),
+                    Err(error) => {
+                        tracing::warn!(%error, topic.name = %key.topic, "could not fill a gap; trying again");
+                        let from = topic.position().clone();
+                        self.reads.push(Box::pin(async move {
+                            tokio::time::sleep(RETRY).await;
+                            Done::Retry(key, from)
+                        }));
+                        return;
+                    }
+                };
+                (key, needs)
+            }
+            Done::Recovered(key, id, page) => {
+                if let Some(topic) = self.topics.get_mut(&key) {
+                    topic.page_read(&id, page);
+                }
+                return;
+            }
+            Done::Head(key, id, head) => {
+                let Some(topic) = self.topics.get_mut(&key) else { return };
+                let need = topic.head_read(&id, head);
+                (key, need.into_iter().collect())
+            }
+            Done::Retry(key, from) => (key, vec![Need::Fill(from)]),
+        };
+        self.serve(&key, needs);
+    }
+
+    /// Drops topics that nobody has wanted for a while.
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        let idle: Vec<TopicKey> = self
+            .topics
+            .iter_mut()
+            .filter_map(|(key, topic)| topic.idle(now).filter(|idle| *idle >= SWEEP).map(|_| key.clone()))
+            .collect();
+        if !idle.is_empty() {
+            idle.iter().for_each(|key| drop(self.topics.remove(key)));
+            self.watch.unwatch(idle);
+        }
+    }
+}
+
+fn query(from: Position, until: Option<u64>) -> HistoryQuery {
+    HistoryQuery { start: Start::After(from), until, limit: PAGE }
+}
+
+/// How long ago the event was made, in seconds, by its own timestamp.
+fn age_seconds(event: &LiveEvent, now_ms: i64) -> f64 {
+    let metadata = event.event().metadata.as_str();
+    let digits = metadata.strip_prefix("{\"timestamp\":").map(|rest| {
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        &rest[..end]
+    });
+    let made = digits.and_then(|digits| digits.parse::<i64>().ok()).unwrap_or(now_ms);
+    (now_ms - made).max(0) as f64 / 1_000.0
+}
