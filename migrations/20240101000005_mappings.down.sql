@@ -1,0 +1,2 @@
+drop table mapping_versions;
+drop table mappings;

@@ -1,0 +1,10 @@
+drop table leases;
+drop table cdc_slots;
+drop table cdc_reader_status;
+drop table cdc_desired;
+drop trigger cdc_subscriptions_version on cdc_subscriptions;
+drop trigger mappings_version on mappings;
+drop function cdc_version_grows;
+drop table cdc_version;
+drop table cdc_subscriptions;
+alter table mappings drop constraint mappings_scope;
