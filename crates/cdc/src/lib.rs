@@ -1,0 +1,10 @@
+//! Change data capture: committed row changes of customers' databases become events.
+//!
+//! Owns the replication stream and its protocol (nothing else knows pgoutput), the evaluation of mappings, the
+//! slot and the publication in the target, and who reads which target. Knows no HTTP and no gateway: row
+//! changes enter by logical replication, mappings come from the platform's database, events leave through
+//! the event router, and what became of it all is in the status tables.
+
+pub mod evaluate;
+pub mod row;
+pub mod values;
