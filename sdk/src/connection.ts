@@ -12,8 +12,8 @@ import type { ConnectionChange, ConnectionState } from './types';
 import { listenForWake } from './wake';
 import { readConnectError, readError, readReply, type Reply } from './wire';
 
-/** A handshake that takes longer than this has failed. */
-const ATTEMPT_TIMEOUT_MS = 20_000;
+/** A handshake is several requests, and may take this many times as long as one. */
+const HANDSHAKE_REQUESTS = 2;
 
 /** How many requests may wait for the connection to come up. */
 const MAX_WAITING_REQUESTS = 1_000;
@@ -61,6 +61,9 @@ export class Connection {
   private tokenReplaced = false;
   /** The server said during this session that the token is no longer accepted. */
   private tokenRefused = false;
+  /** WebSocket was tried first and did not answer. */
+  private pollingFirst = false;
+  /** Of the attempt under way, or until the next. */
   private timer: ReturnType<typeof setTimeout> | undefined;
   private readonly waiting = new Set<(error?: RealtimeError) => void>();
   private readonly stopListening: () => void;
@@ -85,8 +88,9 @@ export class Connection {
     this.wanted = true;
     this.attempts = 0;
     this.tokenReplaced = false;
+    const { run } = this;
     if (this.current === 'disconnected') this.setState('connecting');
-    this.attempt();
+    if (run === this.run) this.attempt();
   }
 
   /** Ends the connection and stops trying. */
@@ -162,16 +166,18 @@ export class Connection {
   }
 
   private open(run: number, token: string): void {
+    const timeoutMs = HANDSHAKE_REQUESTS * this.settings.requestTimeoutMs;
     const socket = io(this.settings.origin, {
       path: this.settings.path,
       auth: { token },
-      transports: ['websocket', 'polling'],
+      transports: this.pollingFirst ? ['polling', 'websocket'] : ['websocket', 'polling'],
       tryAllTransports: true,
       // Attempts, waits and giving up are this machine's; a socket lives for one session.
       reconnection: false,
       forceNew: true,
       autoConnect: false,
-      timeout: ATTEMPT_TIMEOUT_MS,
+      // The library's limit covers the transport only, not the server's answer to the handshake: ours comes first.
+      timeout: 2 * timeoutMs,
     });
     this.socket = socket;
     const whileCurrent =
@@ -185,16 +191,19 @@ export class Connection {
     socket.on('error', whileCurrent((frame: unknown) => { this.serverError(frame); }));
     socket.on('event', whileCurrent((frame: unknown, matched: unknown) => { this.hooks.event(frame, matched); }));
     socket.on('position', whileCurrent((frame: unknown) => { this.hooks.position(frame); }));
-    // The library's own limit covers the transport only, not the server's answer to the handshake.
     this.timer = setTimeout(
       whileCurrent(() => {
-        this.attemptFailed(
-          new RealtimeError(CLIENT_ERROR_CODES.connectionFailed, `no connection within ${ATTEMPT_TIMEOUT_MS} ms`),
-        );
+        this.attemptTimedOut(timeoutMs);
       }),
-      ATTEMPT_TIMEOUT_MS,
+      timeoutMs,
     );
     socket.connect();
+  }
+
+  /** A proxy may swallow one transport without a word, so that the library never sees a reason to try the other. */
+  private attemptTimedOut(timeoutMs: number): void {
+    this.pollingFirst = !this.pollingFirst;
+    this.attemptFailed(new RealtimeError(CLIENT_ERROR_CODES.connectionFailed, `no connection within ${timeoutMs} ms`));
   }
 
   private opened(): void {
@@ -269,8 +278,8 @@ export class Connection {
   /** Out of attempts: disconnected, but the browser's return starts anew. */
   private exhausted(reason: string): void {
     const run = ++this.run;
-    this.setState('disconnected', CLIENT_ERROR_CODES.reconnectFailed);
     this.rejectWaiting();
+    this.setState('disconnected', CLIENT_ERROR_CODES.reconnectFailed);
     if (run !== this.run) return;
     const { reconnectionAttempts } = this.settings;
     this.hooks.failed(

@@ -87,7 +87,8 @@ describe('getToken', () => {
     context.server.refuse = (name) =>
       name === 'subscribe' ? { error: 'ForbiddenError', code: 'FORBIDDEN', message: 'no' } : undefined;
     const renewed = fresh('new');
-    const recorded = context.open({ token: fresh('old'), getToken: () => renewed });
+    const getToken = vi.fn(() => renewed);
+    const recorded = context.open({ token: fresh('old'), getToken });
     recorded.client.subscribe({ topic: 'a.b' });
     await until(() => {
       expect(recorded.errors).toHaveLength(1);
@@ -99,7 +100,8 @@ describe('getToken', () => {
     // The refusal no longer counts: losing the connection now is an ordinary loss.
     context.server.cut();
     await live(recorded, 2);
-    expect(context.server.handshakes).toHaveLength(2);
+    expect(context.server.handshakes[1]).toBe(renewed);
+    expect(getToken).toHaveBeenCalledTimes(1);
   });
 
   it('gives a token for the next handshake where the session refuses the first', async () => {

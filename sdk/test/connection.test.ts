@@ -61,6 +61,17 @@ describe('connecting', () => {
     expect(recorded.errors).toEqual([]);
   });
 
+  it('tries polling first after WebSocket did not answer at all', async () => {
+    await context.server.stop();
+    await context.server.start({ transports: ['polling'] });
+    context.server.swallowUpgrades();
+    const { client, errors } = context.open({ requestTimeout: 200 });
+    await until(() => {
+      expect(client.connected).toBe(true);
+    });
+    expect(errors).toMatchObject([{ code: 'CONNECTION_FAILED', message: 'no connection within 400 ms' }]);
+  });
+
   it('keeps the path of the URL as prefix', async () => {
     await context.server.stop();
     await context.server.start({ path: '/behind/a-proxy/socket.io/' });

@@ -5,6 +5,7 @@
 
 import { createServer, type Server as HttpServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { Server, type ServerOptions, type Socket } from 'socket.io';
 import type { RealtimeEvent, SubscriptionFilter } from '../src/index';
 
@@ -59,6 +60,7 @@ export class FakeServer {
   private readonly subscriptions = new Map<Socket, Map<string, ServerSubscription>>();
   private io: Server | undefined;
   private http: HttpServer | undefined;
+  private readonly hanging: Duplex[] = [];
   private nextId = 1;
   private port = 0;
 
@@ -86,11 +88,21 @@ export class FakeServer {
     this.port = (http.address() as AddressInfo).port;
   }
 
+  /** Lets requests to upgrade hang, as some proxies do. */
+  swallowUpgrades(): void {
+    const { http } = this;
+    http?.removeAllListeners('upgrade');
+    http?.on('upgrade', (_, socket) => {
+      this.hanging.push(socket);
+    });
+  }
+
   /** Stops, cutting every connection. */
   async stop(): Promise<void> {
     const { io } = this;
     this.io = undefined;
     this.http?.closeAllConnections();
+    for (const socket of this.hanging.splice(0)) socket.destroy();
     await io?.close();
   }
 
@@ -161,7 +173,7 @@ export class FakeServer {
       for (const mode of modes) {
         const ids = matching.filter((s) => event.source !== 'sync' || s.returnMode === mode).map((s) => s.id);
         const projected = event.source === 'sync' ? { ...event, payload: { mode } } : event;
-        if (live.length > 1) socket.emit('event', projected, { subscriptionIds: ids });
+        if (live.length > 1) socket.emit('event', projected, ids);
         else socket.emit('event', projected);
       }
     }

@@ -82,6 +82,21 @@ describe('recovery', () => {
     });
   });
 
+  it('drops what lies before the position, whatever its id, and does not go back', async () => {
+    const recorded = context.open();
+    recorded.client.subscribe({ topic: 'a.b' });
+    await live(recorded);
+    append('a.b', 1, 3);
+    const event = context.server.topic('a.b').events[1];
+    if (!event) throw new Error('the event was appended above');
+    context.server.deliver({ ...event, id: 'evt_other' });
+    await recorded.client.publish('c.d', {});
+    context.server.cut();
+    await live(recorded, 2);
+    expect(numbers(recorded)).toEqual([1, 2, 3]);
+    expect(context.server.sent('subscribe')[1]).toMatchObject({ since: { epoch: 'e1', offset: 3 } });
+  });
+
   it('stops where a handler unsubscribes, and keeps the position where a handler disconnects', async () => {
     append('a.b', 1, 4);
     const recorded = context.open();
