@@ -1,0 +1,172 @@
+//! Child processes that end with this one: on success, on an error, on Ctrl-C and on a panic.
+//!
+//! Each child leads a process group of its own, so that Ctrl-C reaches only the load generator, which
+//! then ends its children in order. Its standard input is held open: the peers end by themselves when it
+//! closes, so that even `kill -9` of the load generator leaves none of them behind.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
+
+use crate::procfs;
+
+/// A running child. Dropping it ends it and everything that it started.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    pid: u32,
+    grace: Duration,
+    errors: tempfile::NamedTempFile,
+    directory: Option<tempfile::TempDir>,
+}
+
+impl Process {
+    /// Ties a directory to the child: it is removed once the child has ended.
+    #[must_use]
+    pub fn with_directory(mut self, directory: tempfile::TempDir) -> Self {
+        self.directory = Some(directory);
+        self
+    }
+
+    /// Starts the command. With a grace it is asked to end (SIGTERM) and killed only after that long.
+    ///
+    /// # Errors
+    /// The program is not there, or could not be started.
+    pub fn start(name: &str, mut command: Command, grace: Duration) -> Result<Self> {
+        let errors = tempfile::NamedTempFile::new().context("a temporary file for a child's messages")?;
+        let program = command.as_std().get_program().to_string_lossy().into_owned();
+        let child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(errors.reopen()?)
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {name} ({program}): is it installed?"))?;
+        let pid = child.id().context("a child that was just started has an id")?;
+        Ok(Self { name: name.to_owned(), child, pid, grace, errors, directory: None })
+    }
+
+    /// Its process id.
+    pub const fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Waits for the first line of standard output that is a JSON object. Later output is discarded.
+    ///
+    /// # Errors
+    /// It ended or said nothing within `limit`; with the end of what it wrote to standard error.
+    pub async fn ready_line(&mut self, limit: Duration) -> Result<Value> {
+        let output = self.child.stdout.take().context("the ready line is read once")?;
+        let mut lines = BufReader::new(output).lines();
+        let found = match timeout(limit, first_object(&mut lines)).await {
+            Ok(found) => found.map_err(|error| self.complaint(&error.to_string()))?,
+            Err(_) => return Err(self.complaint(&format!("was not ready after {} s", limit.as_secs()))),
+        };
+        // A pipe that nobody reads would stop the child once it is full. Ends with the child.
+        tokio::task::spawn_local(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Ok(found)
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// An error about this child, with the end of what it wrote to standard error.
+    pub fn complaint(&self, what: &str) -> anyhow::Error {
+        let written = std::fs::read_to_string(self.errors.path()).unwrap_or_default();
+        let lines: Vec<&str> = written.lines().collect();
+        let tail = lines[lines.len().saturating_sub(20)..].join("\n");
+        anyhow!("{} {what}\n{tail}", self.name)
+    }
+
+    fn wait_blocking(&mut self, limit: Duration) {
+        let until = Instant::now() + limit;
+        while self.is_alive() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let descendants = procfs::descendants(self.pid);
+        if self.is_alive() {
+            if !self.grace.is_zero() {
+                signal(self.pid, Signal::TERM);
+                self.wait_blocking(self.grace);
+            }
+            if let Some(group) = as_pid(self.pid) {
+                // An error means that nothing is left of the group.
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            self.wait_blocking(Duration::from_secs(2));
+        }
+        // Daemons that left the group. Their parent is gone, so an id cannot have been given out anew
+        // to one of ours in this short time.
+        descendants.into_iter().for_each(|pid| signal(pid, Signal::KILL));
+    }
+}
+
+fn as_pid(pid: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(pid).ok()?)
+}
+
+fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = as_pid(pid) {
+        // An error means that it is gone already.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+async fn first_object(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<Value> {
+    while let Some(line) = lines.next_line().await? {
+        if let Ok(value @ Value::Object(_)) = serde_json::from_str(&line) {
+            return Ok(value);
+        }
+    }
+    bail!("ended before it was ready")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[tokio::test]
+    async fn the_ready_line_is_found_and_dropping_ends_the_grandchildren() {
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let script = "echo starting; sleep 600 & echo \"{\\\"grandchild\\\":$!}\"; wait";
+                let mut process = Process::start("a shell", shell(script), Duration::ZERO).unwrap();
+                let ready = process.ready_line(Duration::from_secs(10)).await.unwrap();
+                let grandchild = u32::try_from(ready["grandchild"].as_u64().unwrap()).unwrap();
+                assert!(procfs::descendants(process.pid()).contains(&grandchild));
+                drop(process);
+                let state = std::fs::read_to_string(format!("/proc/{grandchild}/stat")).unwrap_or_default();
+                assert!(state.is_empty() || state.contains(") Z"), "still runs: {state}");
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn one_that_fails_says_why() {
+        let mut process = Process::start("a shell", shell("echo no such thing >&2; exit 3"), Duration::ZERO).unwrap();
+        let error = process.ready_line(Duration::from_secs(10)).await.unwrap_err().to_string();
+        assert!(error.contains("ended before it was ready") && error.contains("no such thing"), "{error}");
+    }
+}
