@@ -1,0 +1,99 @@
+//! `cargo xtask test`: every test there is, one line at the end.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use crate::counts::Counts;
+use crate::node::NodePackage;
+use crate::step;
+use crate::system::{self, Need};
+use crate::workspace::Workspace;
+use crate::{dev, groups};
+
+/// Runs all runners, whatever the earlier ones say.
+pub fn run(workspace: &Workspace) -> Result<()> {
+    system::ensure(&[Need::Postgres, Need::Redis, Need::Node, Need::Browser])?;
+    let mut total = Counts::default();
+
+    let arguments = ["test", "--workspace", "--no-fail-fast"];
+    total.add(&runner("cargo test", || step::run(workspace.cargo(&arguments))));
+    // What the end-to-end suites run must be there, and what it was made of must not be stale.
+    for preparation in preparations(workspace) {
+        total.add(&preparation);
+    }
+    for package in NodePackage::all(workspace)?.iter().filter(|package| package.has_script("test")) {
+        total.add(&runner(&format!("npm test in {}", package.name), || {
+            package.ensure_dependencies()?;
+            step::run(package.npm(&["test"]))
+        }));
+    }
+    groups::end_all();
+    wait_for_shared_server(workspace);
+    if total.ignored > 0 {
+        eprintln!("{} tests did not run", total.ignored);
+    }
+    println!("{} passed, {} failed", total.passed, total.failed);
+    ensure!(total.failed == 0 && total.ignored == 0, "not every test passed");
+    ensure!(total.passed > 0, "no test ran");
+    Ok(())
+}
+
+/// Builds programs and packages; a failure counts, and does not keep the rest from running.
+fn preparations(workspace: &Workspace) -> Vec<Counts> {
+    let counted = |result: Result<()>| match result {
+        Ok(()) => Counts::default(),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            Counts { failed: 1, ..Counts::default() }
+        }
+    };
+    let mut done = vec![counted(dev::build_programs(workspace))];
+    for name in ["sdk", "admin-ui"] {
+        let built = NodePackage::find(workspace, name)
+            .and_then(|package| package.map_or(Ok(()), |package| package.ensure_built()));
+        done.push(counted(built));
+    }
+    done
+}
+
+fn runner(name: &str, run: impl FnOnce() -> Result<step::Outcome>) -> Counts {
+    let outcome = step::named(name, || {
+        let outcome = run()?;
+        let counts = Counts::read(&outcome.output, outcome.success);
+        ensure!(counts.failed == 0, FailedTests(counts));
+        Ok(counts)
+    });
+    outcome.unwrap_or_else(|error| match error.downcast::<FailedTests>() {
+        Ok(FailedTests(counts)) => counts,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            Counts { failed: 1, ..Counts::default() }
+        }
+    })
+}
+
+/// Carries the counts of a failed run through the step that reports it.
+#[derive(Debug)]
+struct FailedTests(Counts);
+
+impl std::fmt::Display for FailedTests {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} tests failed", self.0.failed)
+    }
+}
+
+impl std::error::Error for FailedTests {}
+
+/// The tests' shared Postgres ends by itself, moments after its last user: we do not leave before.
+fn wait_for_shared_server(workspace: &Workspace) {
+    let guardian = workspace.target_directory.join("tmp/postgres/guardian");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while guardian.exists() {
+        if Instant::now() >= deadline {
+            eprintln!("note: the tests' Postgres still runs; another test run uses it");
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
