@@ -3,8 +3,11 @@
 pub mod api_keys;
 pub mod applications;
 pub mod auth_snapshot;
+pub mod cdc;
 pub mod idempotency;
+pub mod leases;
 pub mod login_failures;
+pub mod mappings;
 pub mod revocations;
 pub mod sessions;
 pub mod signing_keys;
