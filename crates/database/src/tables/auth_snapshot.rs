@@ -7,7 +7,12 @@ use crate::{
     sealing::Sealer,
     tables::{applications::ApplicationConfig, signing_keys},
 };
-use sqlx::{FromRow, PgExecutor, types::Json};
+use sqlx::{
+    FromRow, PgExecutor,
+    postgres::{PgListener, PgPoolOptions},
+    types::Json,
+};
+use std::time::Duration;
 
 /// The channel that is notified when the version grows.
 pub const CHANNEL: &str = "realtime_auth";
@@ -115,4 +120,18 @@ fn open(sealer: &Sealer, (application_id, id, sealed): (String, String, String))
             None
         }
     }
+}
+
+/// Listens for growth of the version, on a connection outside the pool.
+///
+/// # Errors
+/// [`DatabaseError::Unavailable`] where it cannot be had within `limit`.
+pub async fn listen(pool: &Pool, limit: Duration) -> Result<PgListener, DatabaseError> {
+    let own = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(limit)
+        .connect_lazy_with(pool.connect_options().as_ref().clone());
+    let mut listener = PgListener::connect_with(&own).await?;
+    listener.listen(CHANNEL).await?;
+    Ok(listener)
 }

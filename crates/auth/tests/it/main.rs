@@ -1,0 +1,21 @@
+//! Authentication on a real Postgres.
+
+mod people;
+mod tokens;
+
+use auth::{AuthSettings, Authenticator};
+use database::sealing::Sealer;
+use std::sync::Arc;
+use testkit::TestDatabase;
+
+/// An instance on `test`'s database, fresh.
+async fn instance(test: &TestDatabase, jwt_secret: Option<&str>) -> Authenticator {
+    let settings = AuthSettings {
+        pool: test.pool.clone(),
+        sealer: Arc::new(Sealer::new(&[3; 32])),
+        jwt_secret: jwt_secret.map(str::to_owned),
+    };
+    let authenticator = Authenticator::new(settings);
+    authenticator.refresh().await.expect("a view");
+    authenticator
+}
