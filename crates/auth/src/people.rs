@@ -275,7 +275,7 @@ impl Authenticator {
 
     async fn unthrottle(&self, account: &[u8], attempt: &Attempt) -> Result<(), Refusal> {
         let mut tx = self.pool.begin().await.map_err(DatabaseError::from)?;
-        login_failures::succeeded(&mut tx, account, address(attempt), DELAY).await?;
+        login_failures::succeeded(&mut tx, account, address(attempt)).await?;
         tx.commit().await.map_err(DatabaseError::from)?;
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! Authentication on a real Postgres.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod people;
 mod tokens;
 

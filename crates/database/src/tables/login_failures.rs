@@ -66,14 +66,12 @@ pub async fn succeeded(
     connection: &mut PgConnection,
     account_hash: &[u8],
     address: &str,
-    delay: Delay,
 ) -> Result<(), DatabaseError> {
-    // The address first, as in begin.
+    // The address first, as in begin. Its wait ends, since somebody there knows a password; its failures stay.
     let sql = "
-        update login_failures set failures = greatest(failures - 1, 0),
-            blocked_until = case when failures - 1 >= $2 then blocked_until end
+        update login_failures set failures = greatest(failures - 1, 0), blocked_until = null
         where account_hash = ''::bytea and address = $1";
-    sqlx::query(sql).bind(address).bind(delay.free_failures).execute(&mut *connection).await?;
+    sqlx::query(sql).bind(address).execute(&mut *connection).await?;
     sqlx::query("delete from login_failures where account_hash = $1 and address = $2")
         .bind(account_hash)
         .bind(address)

@@ -1,3 +1,5 @@
 //! The database's parts on a real Postgres.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 mod migrations;
