@@ -21,9 +21,11 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     report.check("crate graph", || graph::check(workspace));
     report.check("unused dependencies", || unused::check(workspace));
     report.check("file sizes", || file_sizes(workspace));
-    report.check("clippy", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]));
+    report.check("clippy", || {
+        cargo(&["clippy", "--workspace", "--all-targets", "--keep-going", "--", "-D", "warnings"])
+    });
     report.check("documentation", || {
-        let mut doc = workspace.cargo(&["doc", "--workspace", "--no-deps"]);
+        let mut doc = workspace.cargo(&["doc", "--workspace", "--no-deps", "--keep-going"]);
         doc.env("RUSTDOCFLAGS", "-D warnings");
         step::must(doc)
     });

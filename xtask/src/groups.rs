@@ -4,14 +4,16 @@
 //! told to end, what is left of the group is ended too.
 
 use std::collections::BTreeSet;
-use std::process::{Command, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-static GROUPS: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+/// The leaders' process ids of the groups in care; `None` once we are told to end.
+static GROUPS: Mutex<Option<BTreeSet<u32>>> = Mutex::new(Some(BTreeSet::new()));
 
 /// How long a group may take to end in order.
 const GRACE: Duration = Duration::from_secs(10);
@@ -27,24 +29,37 @@ pub fn end_on_signals() {
     });
 }
 
-/// Takes a group into care, by its leader's process id.
-pub fn register(leader: u32) {
-    groups().insert(leader);
+/// Starts a program as the leader of a group in care.
+///
+/// Once we are told to end nothing is started any more: the caller waits for the end.
+pub fn spawn(command: &mut Command) -> std::io::Result<Child> {
+    let mut groups = groups();
+    let Some(leaders) = groups.as_mut() else {
+        drop(groups);
+        loop {
+            std::thread::park();
+        }
+    };
+    let child = command.process_group(0).spawn()?;
+    leaders.insert(child.id());
+    Ok(child)
 }
 
 /// Ends what is left of a group whose leader has ended.
 pub fn end(leader: u32) {
-    groups().remove(&leader);
+    if let Some(leaders) = groups().as_mut() {
+        leaders.remove(&leader);
+    }
     end_group(leader);
 }
 
-/// Ends every group that is still in care.
+/// Ends every group that is still in care, for good.
 pub fn end_all() {
-    let all = std::mem::take(&mut *groups());
-    all.into_iter().for_each(end_group);
+    let all = groups().take();
+    all.into_iter().flatten().for_each(end_group);
 }
 
-fn groups() -> std::sync::MutexGuard<'static, BTreeSet<u32>> {
+fn groups() -> std::sync::MutexGuard<'static, Option<BTreeSet<u32>>> {
     GROUPS.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 

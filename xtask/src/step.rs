@@ -1,7 +1,6 @@
 //! Running one program of a task: named, timed, its output shown and, where wanted, read.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,9 +19,8 @@ pub struct Outcome {
 /// Runs a program whose output is shown as it comes and also returned.
 pub fn run(mut command: Command) -> Result<Outcome> {
     let program = command.get_program().to_string_lossy().into_owned();
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    let mut child = command.spawn().with_context(|| format!("cannot run {program}"))?;
-    groups::register(child.id());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = groups::spawn(&mut command).with_context(|| format!("cannot run {program}"))?;
     let out = child.stdout.take().map(|stream| show(stream, std::io::stdout()));
     let err = child.stderr.take().map(|stream| show(stream, std::io::stderr()));
     let status = child.wait().with_context(|| format!("cannot wait for {program}"))?;

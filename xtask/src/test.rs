@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use crate::counts::Counts;
+use crate::dev;
 use crate::node::NodePackage;
 use crate::step;
 use crate::system::{self, Need};
 use crate::workspace::Workspace;
-use crate::{dev, groups};
 
 /// Runs all runners, whatever the earlier ones say.
 pub fn run(workspace: &Workspace) -> Result<()> {
@@ -28,7 +28,6 @@ pub fn run(workspace: &Workspace) -> Result<()> {
             step::run(package.npm(&["test"]))
         }));
     }
-    groups::end_all();
     wait_for_shared_server(workspace);
     if total.ignored > 0 {
         eprintln!("{} tests did not run", total.ignored);
