@@ -146,7 +146,9 @@ impl Ledger {
 
     /// Notes one receipt. True when it completes a message: all its receivers have it.
     pub fn receive(&mut self, receiver: usize, sequence: u64, at: Instant) -> bool {
-        let Some(sent) = self.sent.get_mut(usize::try_from(sequence).unwrap_or(usize::MAX)) else { return false };
+        let Some(sent) = self.sent.get_mut(usize::try_from(sequence).unwrap_or(usize::MAX)) else {
+            return false;
+        };
         if self.receivers[receiver].note(sequence) == Receipt::Repeated {
             return false;
         }
@@ -187,10 +189,9 @@ impl Ledger {
     /// What was lost or repeated, the warm-up included, where every receiver gets every message.
     pub fn losses(&self) -> Losses {
         let published = self.published();
-        self.receivers.iter().fold(self.repeats(), |sum, receiver| Losses {
-            lost: sum.lost + receiver.lost(published),
-            ..sum
-        })
+        self.receivers
+            .iter()
+            .fold(self.repeats(), |sum, receiver| Losses { lost: sum.lost + receiver.lost(published), ..sum })
     }
 
     /// The same where a message is for some receivers only: lost is what nobody completed.
@@ -285,7 +286,10 @@ mod tests {
             recorder.note(Duration::from_micros(micros));
         }
         let latencies = recorder.latencies();
-        assert_eq!((latencies.p50_us, latencies.p95_us, latencies.p99_us, latencies.max_us), (500, 950, 990, 1000));
+        assert_eq!(
+            (latencies.p50_us, latencies.p95_us, latencies.p99_us, latencies.max_us),
+            (500, 950, 990, 1000)
+        );
         recorder.note(Duration::from_secs(600));
         assert_eq!(recorder.count(), 1001, "too long is kept, as the longest that fits");
         assert_eq!(median([3.0, 1.0, 2.0]), Some(2.0));

@@ -165,7 +165,8 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_fails_says_why() {
-        let mut process = Process::start("a shell", shell("echo no such thing >&2; exit 3"), Duration::ZERO).unwrap();
+        let mut process =
+            Process::start("a shell", shell("echo no such thing >&2; exit 3"), Duration::ZERO).unwrap();
         let error = process.ready_line(Duration::from_secs(10)).await.unwrap_err().to_string();
         assert!(error.contains("ended before it was ready") && error.contains("no such thing"), "{error}");
     }

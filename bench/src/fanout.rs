@@ -74,7 +74,8 @@ pub async fn measure(server: &Running, transport: Transport, load: &Load) -> Res
     ensure_open_files(load.subscribers as u64 + 200)?;
     let placement = Placement::separate(server.pid);
     let topic = fresh_topic("fanout")?;
-    let (links, idle_kib_per_connection) = open_subscribers(server, transport, &topic, load.subscribers).await?;
+    let (links, idle_kib_per_connection) =
+        open_subscribers(server, transport, &topic, load.subscribers).await?;
     let publishing = Publishing {
         endpoint: &server.endpoint,
         transport: server.target.publish_transport(),

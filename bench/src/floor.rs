@@ -172,7 +172,12 @@ fn try_write(writer: &WriteHalf<'_>, bytes: &[u8]) -> Result<usize> {
     }
 }
 
-async fn serve_publisher(mut stream: TcpStream, hub: &Hub, mut bytes: BytesMut, first: Vec<u8>) -> Result<()> {
+async fn serve_publisher(
+    mut stream: TcpStream,
+    hub: &Hub,
+    mut bytes: BytesMut,
+    first: Vec<u8>,
+) -> Result<()> {
     let mut events = vec![event_around(&first)?];
     loop {
         while let Some(frame) = take_client_frame(&mut bytes)? {
@@ -222,10 +227,8 @@ fn upgrade(head: &str) -> Result<String> {
         .filter_map(|line| line.split_once(':'))
         .find_map(|(name, value)| name.eq_ignore_ascii_case("sec-websocket-key").then(|| value.trim()))
         .context("no Sec-WebSocket-Key")?;
-    let signed = digest(
-        &SHA1_FOR_LEGACY_USE_ONLY,
-        format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes(),
-    );
+    let signed =
+        digest(&SHA1_FOR_LEGACY_USE_ONLY, format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes());
     let accept = base64::engine::general_purpose::STANDARD.encode(signed);
     Ok(format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -239,7 +242,8 @@ mod tests {
 
     #[test]
     fn answers_the_handshake_of_the_standard() {
-        let answer = upgrade("GET /ws HTTP/1.1\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n").unwrap();
+        let answer =
+            upgrade("GET /ws HTTP/1.1\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n").unwrap();
         assert!(answer.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{answer}");
         assert!(upgrade("GET /ws HTTP/1.1\r\n\r\n").is_err());
     }

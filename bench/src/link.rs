@@ -124,7 +124,11 @@ impl Link {
     ///
     /// # Errors
     /// The server is not there, refuses, or does not answer in time.
-    pub async fn open(endpoint: &Endpoint, transport: Transport, interest: Option<&Interest<'_>>) -> Result<Self> {
+    pub async fn open(
+        endpoint: &Endpoint,
+        transport: Transport,
+        interest: Option<&Interest<'_>>,
+    ) -> Result<Self> {
         timeout(ANSWER_LIMIT, Self::shake_hands(endpoint, transport, interest))
             .await
             .with_context(|| format!("no handshake within {} s", ANSWER_LIMIT.as_secs()))?
@@ -173,7 +177,8 @@ impl Link {
     async fn open_namespace(&mut self, endpoint: &Endpoint) -> Result<()> {
         let open = self.next_text().await?;
         ensure!(open.starts_with(b"0{"), "expected an Engine.IO open packet");
-        let auth = endpoint.token.as_ref().map_or(String::new(), |token| format!("{{\"token\":\"{token}\"}}"));
+        let auth =
+            endpoint.token.as_ref().map_or(String::new(), |token| format!("{{\"token\":\"{token}\"}}"));
         self.writer.queue_text(&format!("40{auth}"));
         self.writer.flush().await?;
         loop {
@@ -296,7 +301,9 @@ impl Answer {
                 let list: Value = serde_json::from_str(&acknowledgement[start..]).ok()?;
                 (acknowledgement[..start].parse().ok(), list.get(0)?.clone())
             }
-            None if plain.starts_with("42[\"error\"") => (None, serde_json::from_str::<Value>(&plain[2..]).ok()?[1].clone()),
+            None if plain.starts_with("42[\"error\"") => {
+                (None, serde_json::from_str::<Value>(&plain[2..]).ok()?[1].clone())
+            }
             None => {
                 let body: Value = serde_json::from_str(plain).ok()?;
                 if !matches!(body["type"].as_str()?, "subscribed" | "ok" | "error") {
@@ -358,7 +365,11 @@ async fn response_head(stream: &mut TcpStream) -> Result<(String, Vec<u8>)> {
 fn decoder_for(transport: Transport, head: &str) -> Result<Decoder> {
     let status = head.split_ascii_whitespace().nth(1).unwrap_or_default();
     let expected = if transport == Transport::Sse { "200" } else { "101" };
-    ensure!(status == expected, "the server answered the handshake: {}", head.lines().next().unwrap_or_default());
+    ensure!(
+        status == expected,
+        "the server answered the handshake: {}",
+        head.lines().next().unwrap_or_default()
+    );
     if transport != Transport::Sse {
         return Ok(Decoder::WebSocket(FrameDecoder::default()));
     }
@@ -395,7 +406,10 @@ mod tests {
         assert!(request_head(&endpoint, Transport::Ws, None).contains("Bearer secret"));
         assert!(!request_head(&endpoint, Transport::SocketIo, None).contains("secret"));
         let stream = request_head(&endpoint, Transport::Sse, Some(&interest));
-        assert!(stream.starts_with("GET /api/stream?topic=a+b&filter=%7B%22x%22%3A1%7D HTTP/1.1\r\n"), "{stream}");
+        assert!(
+            stream.starts_with("GET /api/stream?topic=a+b&filter=%7B%22x%22%3A1%7D HTTP/1.1\r\n"),
+            "{stream}"
+        );
         assert!(stream.contains("Bearer secret"));
     }
 }

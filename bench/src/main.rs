@@ -4,13 +4,19 @@
 //! commands measure one thing each. Linux only: CPU time and memory come from `/proc`.
 
 mod accounting;
+mod all;
+mod cdc;
 mod child;
 mod fanout;
+mod filter;
 mod floor;
 mod host;
 mod link;
 mod platform;
 mod procfs;
+mod recvlogical;
+mod report;
+mod rows;
 mod session;
 mod target;
 mod wire;
@@ -42,6 +48,14 @@ struct Arguments {
 enum Command {
     /// One topic, many subscribers: CPU a delivery, deliveries a second, latency, memory, losses
     Fanout(FanoutArguments),
+    /// Many filtered subscriptions on the platform, one of which matches: CPU an event
+    Filter(FilterArguments),
+    /// Rows of PostgreSQL to events of the platform: rows a second, CPU a row, beside pg_recvlogical
+    Cdc(CdcArguments),
+    /// From a commit in PostgreSQL to the event in a client, on an idle machine
+    Latency(CdcArguments),
+    /// All of it, platform and peers in turn, into the tables of a page
+    All(all::Arguments),
     /// Run the bare tokio server (started by the other commands)
     #[command(hide = true)]
     Floor,
@@ -61,6 +75,25 @@ struct FanoutArguments {
     platform: platform::Options,
 }
 
+#[derive(clap::Args)]
+struct FilterArguments {
+    #[command(flatten)]
+    load: filter::Load,
+    #[command(flatten)]
+    platform: platform::Options,
+}
+
+#[derive(clap::Args)]
+struct CdcArguments {
+    /// Only pg_recvlogical on --database-url, without a platform
+    #[arg(long, requires = "database_url")]
+    recvlogical_only: bool,
+    #[command(flatten)]
+    load: cdc::Load,
+    #[command(flatten)]
+    platform: platform::Options,
+}
+
 fn main() -> Result<()> {
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let arguments = Arguments::parse();
@@ -75,8 +108,7 @@ fn main() -> Result<()> {
 
 /// Runs the command; a signal drops it, and with it every child process.
 async fn until_interrupted(arguments: Arguments) -> Result<()> {
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::select! {
         done = run(arguments) => done,
         _ = interrupt.recv() => bail!("interrupted"),
@@ -85,8 +117,23 @@ async fn until_interrupted(arguments: Arguments) -> Result<()> {
 }
 
 async fn run(arguments: Arguments) -> Result<()> {
+    let json = arguments.json;
     match arguments.command {
-        Command::Fanout(fanout) => run_fanout(fanout, arguments.json).await,
+        Command::Fanout(fanout) => run_fanout(fanout, json).await,
+        Command::Filter(filter) => {
+            let server = Target::Platform.start(&filter.platform).await?;
+            print_all(json, "filter", &server.explain(filter::measure(&server, &filter.load).await)?)
+        }
+        Command::Cdc(cdc) => run_cdc(cdc, json).await,
+        Command::Latency(latency) => {
+            let server = all::start_for_cdc(&latency.platform).await?;
+            print_all(
+                json,
+                "latency",
+                &[server.explain(cdc::commit_to_client(&server, &latency.load).await)?],
+            )
+        }
+        Command::All(all) => all::run(&all, json).await,
         Command::Floor => Ok(()),
     }
 }
@@ -97,8 +144,25 @@ async fn run_fanout(arguments: FanoutArguments, json: bool) -> Result<()> {
         bail!("{} does not serve {transport:?}", arguments.target.title());
     }
     let server = arguments.target.start(&arguments.platform).await?;
-    for result in fanout::measure(&server, transport, &arguments.load).await? {
-        if json { println!("{}", serde_json::to_string(&result)?) } else { println!("{result:#?}") }
+    print_all(json, "fanout", &server.explain(fanout::measure(&server, transport, &arguments.load).await)?)
+}
+
+async fn run_cdc(arguments: CdcArguments, json: bool) -> Result<()> {
+    if let Some(url) = arguments.platform.database_url.as_ref().filter(|_| arguments.recvlogical_only) {
+        let received = recvlogical::alone(url, arguments.load.rows, arguments.load.batch).await?;
+        return print_all(json, "recvlogical", &[received]);
+    }
+    let options = platform::Options { all_cores: true, ..arguments.platform };
+    let server = all::start_for_cdc(&options).await?;
+    print_all(json, "cdc", &[server.explain(cdc::throughput(&server, &arguments.load).await)?])
+}
+
+fn print_all<T: serde::Serialize>(json: bool, kind: &str, results: &[T]) -> Result<()> {
+    for result in results {
+        all::print_json(json, kind, result);
+        if !json {
+            println!("{}", serde_json::to_string_pretty(result)?);
+        }
     }
     Ok(())
 }

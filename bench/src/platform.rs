@@ -64,7 +64,8 @@ impl Options {
     }
 
     fn program(&self) -> Result<PathBuf> {
-        let first = self.platform_command.split_whitespace().next().context("the platform's command is empty")?;
+        let first =
+            self.platform_command.split_whitespace().next().context("the platform's command is empty")?;
         Ok(PathBuf::from(first))
     }
 }

@@ -91,7 +91,8 @@ fn resident_in(status: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const STAT: &str = "4242 (a (very) odd name) S 17 4242 4242 0 -1 4194304 900 0 0 0 151 49 3 4 20 0 2 0 5 6 7";
+    const STAT: &str =
+        "4242 (a (very) odd name) S 17 4242 4242 0 -1 4194304 900 0 0 0 151 49 3 4 20 0 2 0 5 6 7";
 
     #[test]
     fn reads_stat_whatever_the_name() {

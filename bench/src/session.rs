@@ -54,7 +54,11 @@ impl Session {
     ///
     /// # Errors
     /// A publisher cannot connect.
-    pub async fn start(links: Vec<Link>, receivers_of_each: u32, publishing: &Publishing<'_>) -> Result<Self> {
+    pub async fn start(
+        links: Vec<Link>,
+        receivers_of_each: u32,
+        publishing: &Publishing<'_>,
+    ) -> Result<Self> {
         let shared = Rc::new(Shared {
             ledger: RefCell::new(Ledger::new(links.len(), receivers_of_each)),
             completed: Notify::new(),
@@ -161,7 +165,9 @@ async fn watch_answers(mut link: Link, shared: Rc<Shared>) {
     loop {
         match link.answer().await {
             Ok(Answer::Done(_)) => {}
-            Ok(Answer::Refused { text, .. }) => return shared.fail(anyhow!("the server refused a message: {text}")),
+            Ok(Answer::Refused { text, .. }) => {
+                return shared.fail(anyhow!("the server refused a message: {text}"));
+            }
             Err(error) => return shared.fail(error.context("publisher")),
         }
     }

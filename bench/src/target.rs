@@ -132,6 +132,17 @@ impl Running {
         pids.extend(self.companions.iter().map(Process::pid));
         pids
     }
+
+    /// Adds to an error what the server wrote to standard error, where it was started here.
+    ///
+    /// # Errors
+    /// The outcome's.
+    pub fn explain<T>(&self, outcome: Result<T>) -> Result<T> {
+        outcome.map_err(|error| match &self.process {
+            Some(process) => process.complaint(&format!("could not be measured: {error:#}")),
+            None => error,
+        })
+    }
 }
 
 /// The directory of the peers' scripts.

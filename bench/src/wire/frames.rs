@@ -140,7 +140,9 @@ pub fn take_client_frame(bytes: &mut bytes::BytesMut) -> Result<Option<Option<Ve
     let frame = bytes.split_to(header + 4 + length);
     let (mask, body) = (&frame[header..header + 4], &frame[header + 4..]);
     match opcode {
-        TEXT => Ok(Some(Some(body.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect()))),
+        TEXT => {
+            Ok(Some(Some(body.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect())))
+        }
         CLOSE => bail!("the client closed"),
         _ => Ok(Some(None)),
     }
@@ -178,7 +180,9 @@ mod tests {
     fn control_frames_are_told_apart() {
         let mut seen = Vec::new();
         FrameDecoder::default()
-            .feed(&[0x89, 1, b'p', 0x8a, 0, 0x88, 2, 0x0f, 0xa0], |incoming| seen.push(format!("{incoming:?}")))
+            .feed(&[0x89, 1, b'p', 0x8a, 0, 0x88, 2, 0x0f, 0xa0], |incoming| {
+                seen.push(format!("{incoming:?}"))
+            })
             .unwrap();
         assert_eq!(seen, ["Ping([112])", "Close(Some(4000))"]);
     }
