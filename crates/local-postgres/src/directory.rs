@@ -13,7 +13,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Doing, LocalPostgresError};
@@ -24,6 +24,9 @@ const LOG_LIMIT_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Where directories go that the server's user could not reach in the place asked for.
 const FALLBACK: &str = "/var/lib/realtime";
+
+/// The link to the fallback in the directory that was asked for.
+const MOVED: &str = "moved-to";
 
 /// A server's directory.
 #[derive(Debug, Clone)]
@@ -145,17 +148,16 @@ fn others_may_enter(directory: &Path) -> bool {
         .all(|part| part.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0))
 }
 
-/// A place in `/var/lib` that belongs to `wanted`, whose README says where the files went.
+/// A place in `/var/lib` that belongs to `wanted`, where a link says where the files went.
 fn fallback(wanted: &Path) -> Result<PathBuf, LocalPostgresError> {
     let mut hasher = DefaultHasher::new();
     wanted.hash(&mut hasher);
     let place = Path::new(FALLBACK).join(format!("{:016x}", hasher.finish()));
     make(&place)?;
-    let note = format!(
-        "PostgreSQL does not run as root and its user cannot enter this directory.\nThe data is in {}.\n",
-        place.display()
-    );
-    std::fs::write(wanted.join("README"), note).doing(|| format!("write into {}", wanted.display()))?;
+    let link = wanted.join(MOVED);
+    if !link.is_symlink() {
+        symlink(&place, &link).doing(|| format!("write into {}", wanted.display()))?;
+    }
     tracing::info!(wanted = %wanted.display(), place = %place.display(), "postgres data kept elsewhere");
     Ok(place)
 }

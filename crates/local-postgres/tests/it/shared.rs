@@ -1,5 +1,7 @@
 //! The server that all test programs of a run share.
 
+use std::path::PathBuf;
+
 use local_postgres::SharedPostgres;
 
 use crate::programs::{Program, given_directory, report_and_wait};
@@ -25,7 +27,8 @@ async fn databases_are_copied_from_a_template_and_dropped() {
     server.drop_database(&template).await.unwrap();
 }
 
-/// A program that joins the server in the directory it is given; reports the server's URL and process id.
+/// As a child it joins the server in the directory it is given, and reports the server's process id,
+/// directory and URL.
 #[tokio::test]
 async fn programs_share_one_server_that_ends_after_the_last_was_killed() {
     const TEST: &str = "shared::programs_share_one_server_that_ends_after_the_last_was_killed";
@@ -35,7 +38,7 @@ async fn programs_share_one_server_that_ends_after_the_last_was_killed() {
         run(&mut connection, "create table if not exists joined (n int)").await;
         let pid_file = server.directory().join("server/cluster/postmaster.pid");
         let pid = std::fs::read_to_string(pid_file).unwrap().lines().next().unwrap().to_owned();
-        report_and_wait(&format!("{pid} {}", server.url("postgres")));
+        report_and_wait(&format!("{pid} {} {}", server.directory().display(), server.url("postgres")));
     }
     let place = tempfile::tempdir().unwrap();
     let start = || Program::start(TEST, place.path());
@@ -46,12 +49,15 @@ async fn programs_share_one_server_that_ends_after_the_last_was_killed() {
     });
     assert_eq!(first.report, second.report);
     assert_eq!(first.report, third.report);
-    let server: i32 = first.report.split(' ').next().unwrap().parse().unwrap();
+    let first_report = first.report.clone();
+    let server: i32 = first_report.split(' ').next().unwrap().parse().unwrap();
 
     // Its starter among them, two are gone; the server stays for the third, however long that takes.
     first.kill();
     second.kill();
-    let guardian_file = place.path().join("guardian");
+    // Not always the one asked for: root's own directories are closed to the server's user.
+    let directory = PathBuf::from(first_report.split(' ').nth(1).unwrap());
+    let guardian_file = directory.join("guardian");
     let guardian =
         |file: &std::path::Path| std::fs::read_to_string(file).unwrap().trim().parse::<i32>().unwrap();
     let old_guardian = guardian(&guardian_file);
@@ -75,7 +81,7 @@ async fn programs_share_one_server_that_ends_after_the_last_was_killed() {
     fourth.kill();
     eventually("the server ends after its last user", || !is_alive(server)).await;
     eventually("the guardian ends and removes the data", || {
-        !is_alive(new_guardian) && !place.path().join("server").exists()
+        !is_alive(new_guardian) && !directory.join("server").exists()
     })
     .await;
 
@@ -84,5 +90,5 @@ async fn programs_share_one_server_that_ends_after_the_last_was_killed() {
     let server: i32 = fifth.report.split(' ').next().unwrap().parse().unwrap();
     fifth.kill();
     eventually("the server ends again", || !is_alive(server)).await;
-    eventually("the data is gone again", || !place.path().join("server").exists()).await;
+    eventually("the data is gone again", || !directory.join("server").exists()).await;
 }
