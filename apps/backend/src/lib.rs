@@ -1,1 +1,6 @@
-//! backend
+//! The backend: REST, the gateways and the served pages.
+//!
+//! The only crate that knows HTTP, WebSocket and Socket.IO. Requests enter by [`http`] and [`gateway`]; events leave
+//! through the gateways.
+
+pub mod gateway;

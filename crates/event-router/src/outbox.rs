@@ -100,6 +100,17 @@ pub enum Control {
     },
     /// The answer to a ping.
     Pong,
+    /// The connection is let in.
+    Welcome {
+        /// Its id, by which others reach it.
+        socket_id: String,
+        /// Whom it belongs to.
+        client_id: String,
+        /// When its token expires, in Unix milliseconds.
+        expires_at_ms: i64,
+    },
+    /// The connection is not let in.
+    Refused(Problem),
 }
 
 /// One thing to write.
@@ -116,6 +127,8 @@ pub enum Outgoing {
     },
     /// Something for this connection only.
     Control(ReplyTo, Box<Control>),
+    /// A packet of the transport itself, as it is.
+    Packet(&'static str),
 }
 
 impl Outgoing {
@@ -130,6 +143,7 @@ impl Outgoing {
                 Control::Done(text) => 64 + text.len(),
                 _ => 256,
             },
+            Self::Packet(text) => text.len(),
         }
     }
 }
@@ -205,6 +219,19 @@ impl Outbox {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Waits until the backlog overflows. For the one task that writes, while it cannot take.
+    pub async fn overflowed(&self) {
+        std::future::poll_fn(|cx| {
+            let mut inner = self.inner.lock();
+            if inner.closed == Some(CloseReason::SlowConsumer) {
+                return Poll::Ready(());
+            }
+            inner.waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     /// The reason why it is closed, if it is.

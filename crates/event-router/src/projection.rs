@@ -1,8 +1,7 @@
 //! What of a document's change a subscriber gets, by return mode.
 
 use event_log::StoredEvent;
-use serde_json::value::RawValue;
-use shared_types::{ReturnMode, Source};
+use shared_types::{ReturnMode, Source, json::RawMembers};
 use std::borrow::Cow;
 
 /// The mode in which `event` is told to a subscriber of `mode`: events that are not from sync have only one.
@@ -18,7 +17,7 @@ pub fn project(event: &StoredEvent, mode: ReturnMode) -> Cow<'_, str> {
         (Source::Sync, ReturnMode::Diff) => "data",
         _ => return Cow::Borrowed(whole),
     };
-    let Ok(members) = serde_json::from_str::<Members<'_>>(whole) else { return Cow::Borrowed(whole) };
+    let Ok(members) = serde_json::from_str::<RawMembers<'_>>(whole) else { return Cow::Borrowed(whole) };
     let mut out = String::with_capacity(whole.len());
     for (name, value) in members.0.iter().filter(|(name, _)| name != dropped) {
         out.push(if out.is_empty() { '{' } else { ',' });
@@ -28,31 +27,6 @@ pub fn project(event: &StoredEvent, mode: ReturnMode) -> Cow<'_, str> {
     }
     out.push_str(if out.is_empty() { "{}" } else { "}" });
     Cow::Owned(out)
-}
-
-/// The members of an object in their order, with values as written.
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de> serde::Deserialize<'de> for Members<'de> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry::<Cow<'de, str>, &'de RawValue>()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(Visitor)
-    }
 }
 
 #[cfg(test)]

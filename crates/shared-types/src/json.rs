@@ -6,7 +6,7 @@
 use crate::error::Problem;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::value::RawValue;
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 /// How deeply objects and arrays may nest.
 pub const MAX_DEPTH: usize = 100;
@@ -22,8 +22,8 @@ impl RawObject {
     /// `INVALID_JSON` (not JSON, or no object), `INVALID_TEXT` (NUL or a lone surrogate), `INVALID_NUMBER`
     /// (one that no 64-bit float can hold), `TOO_DEEP`.
     pub fn parse(text: &str) -> Result<Self, Problem> {
-        let raw: &RawValue =
-            serde_json::from_str(text).map_err(|e| Problem::invalid("INVALID_JSON", format!("payload: {e}")))?;
+        let raw: &RawValue = serde_json::from_str(text)
+            .map_err(|e| Problem::invalid("INVALID_JSON", format!("payload: {e}")))?;
         Self::from_raw(raw)
     }
 
@@ -64,6 +64,57 @@ impl<'de> Deserialize<'de> for RawObject {
     }
 }
 
+/// The members of an object in their order, with values as written.
+#[derive(Debug, Default)]
+pub struct RawMembers<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for RawMembers<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = RawMembers<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry::<Name<'de>, &'de RawValue>()? {
+                    members.push((member.0.0, member.1));
+                }
+                Ok(RawMembers(members))
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
+/// A member's name, borrowed where it holds no escape.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Name<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a name")
+            }
+
+            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Borrowed(name)))
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Owned(name.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Visitor)
+    }
+}
+
 /// Checks the texts, numbers and depth of syntactically valid JSON and drops the white space between tokens.
 ///
 /// # Errors
@@ -84,7 +135,10 @@ pub fn compact(text: &str) -> Result<String, Problem> {
             b'{' | b'[' => {
                 depth += 1;
                 if depth > MAX_DEPTH {
-                    return Err(Problem::invalid("TOO_DEEP", format!("payload: nests deeper than {MAX_DEPTH}")));
+                    return Err(Problem::invalid(
+                        "TOO_DEEP",
+                        format!("payload: nests deeper than {MAX_DEPTH}"),
+                    ));
                 }
                 at += 1;
             }
@@ -148,7 +202,10 @@ fn check_number(text: &str, start: usize) -> Result<usize, Problem> {
     }
     let finite = text[start..at].parse::<f64>().is_ok_and(f64::is_finite);
     if !finite {
-        return Err(Problem::invalid("INVALID_NUMBER", "payload: holds a number that no 64-bit float can hold"));
+        return Err(Problem::invalid(
+            "INVALID_NUMBER",
+            "payload: holds a number that no 64-bit float can hold",
+        ));
     }
     Ok(at)
 }
@@ -159,7 +216,8 @@ mod tests {
 
     #[test]
     fn keeps_numbers_as_written_and_drops_white_space() {
-        let raw = RawObject::parse("{ \"a\" : [1.0, 1e2,\n 12345678901234567890 ], \"b c\":\" x \\n\\u00e4\" }");
+        let raw =
+            RawObject::parse("{ \"a\" : [1.0, 1e2,\n 12345678901234567890 ], \"b c\":\" x \\n\\u00e4\" }");
         assert_eq!(
             raw.map(|r| r.as_str().to_owned()),
             Ok("{\"a\":[1.0,1e2,12345678901234567890],\"b c\":\" x \\n\\u00e4\"}".to_owned())

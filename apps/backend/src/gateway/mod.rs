@@ -1,0 +1,255 @@
+//! The gateways: Socket.IO, plain WebSocket and server-sent events, as thin codecs around one session.
+//!
+//! Owns connections: handshake, limits, expiry, revocation, and the end. Knows nothing of what is delivered, which
+//! comes from the hub into each connection's outbox, nor of databases.
+
+mod cursor;
+mod driver;
+mod encode;
+mod fields;
+mod registry;
+mod request;
+mod session;
+mod socketio;
+mod sse;
+mod websocket;
+
+pub use registry::Registry;
+pub use request::PublishRequest;
+pub use session::{may_receive, publication};
+
+use auth::{Authenticator, Identity};
+use axum::{
+    Router,
+    extract::{ConnectInfo, FromRequestParts},
+    http::{StatusCode, header, request::Parts},
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use database::{
+    Pool,
+    tables::{applications::TopicPolicy, topics},
+};
+use event_router::{Control, EventRouter, Hub, Outbox, OutboxLimits, Routed};
+use metrics::{Metrics, Transport};
+use registry::Connection;
+use serde_json::Value;
+use session::Session;
+use shared_config::Config;
+use shared_types::{ErrorKind, Problem, Scope, TopicName, ids::new_id};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// The limits of a connection (documented defaults in `docs/configuration.md`).
+#[derive(Clone, Debug)]
+pub struct GatewayLimits {
+    /// Bytes of a client's message.
+    pub message_bytes: usize,
+    /// Subscriptions a connection.
+    pub subscriptions: usize,
+    /// Messages a second a connection, on average.
+    pub messages_per_second: u32,
+    /// Messages at once a connection.
+    pub message_burst: u32,
+    /// What may wait for a connection.
+    pub outbox: OutboxLimits,
+    /// Connections an address.
+    pub connections_per_address: Option<usize>,
+}
+
+impl GatewayLimits {
+    /// The limits that are configured.
+    pub fn of(config: &Config) -> Self {
+        let limits = &config.limits;
+        Self {
+            message_bytes: limits.message_bytes,
+            subscriptions: limits.subscriptions,
+            messages_per_second: limits.messages_per_second,
+            message_burst: limits.message_burst,
+            outbox: OutboxLimits { bytes: limits.backlog_bytes, messages: limits.backlog_messages },
+            connections_per_address: limits.connections_per_address,
+        }
+    }
+}
+
+/// Which topics of a scope may be used.
+#[derive(Clone)]
+pub struct Policy {
+    authenticator: Arc<Authenticator>,
+    pool: Pool,
+}
+
+impl Policy {
+    /// The policy as it stands in the applications' settings.
+    pub fn new(authenticator: Arc<Authenticator>, pool: Pool) -> Self {
+        Self { authenticator, pool }
+    }
+
+    /// Whether `topic` may be used.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` where only registered topics may be used and it is none.
+    pub async fn check(&self, scope: &Scope, topic: &TopicName) -> Result<(), Problem> {
+        let config = self.authenticator.application(scope.application());
+        let policy = config.and_then(|config| config.topic_policy.get(&scope.environment()).copied());
+        if policy != Some(TopicPolicy::Registered) || topic.as_str().starts_with("sync.") {
+            return Ok(());
+        }
+        match topics::first_unregistered(&self.pool, scope, &[topic.to_string()]).await? {
+            Some(name) => Err(Problem::not_found("topic", &name)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What all connections share.
+pub struct Gateway {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) router: EventRouter,
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) policy: Policy,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) limits: GatewayLimits,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) tasks: TaskTracker,
+    polling: socketio::PollingSessions,
+}
+
+impl Gateway {
+    /// A gateway that counts its connections in `count`.
+    pub fn new(
+        hub: Arc<Hub>,
+        router: EventRouter,
+        authenticator: Arc<Authenticator>,
+        pool: Pool,
+        metrics: Arc<Metrics>,
+        limits: GatewayLimits,
+        count: Arc<AtomicUsize>,
+    ) -> Arc<Self> {
+        let policy = Policy::new(authenticator.clone(), pool);
+        let registry = Registry::new(limits.connections_per_address, count, metrics.clone());
+        let (tasks, polling) = (TaskTracker::new(), socketio::PollingSessions::default());
+        Arc::new(Self { hub, router, authenticator, policy, metrics, limits, registry, tasks, polling })
+    }
+
+    /// Its routes: `/ws`, `/socket.io/` and `/api/stream`.
+    pub fn routes(self: &Arc<Self>) -> Router {
+        Router::new()
+            .route("/ws", get(websocket::upgrade))
+            .route("/socket.io/", get(socketio::get).post(socketio::post))
+            .route("/api/stream", get(sse::stream))
+            .with_state(self.clone())
+    }
+
+    /// Watches expiry, revocation and abandoned polling sessions until `stop`.
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        let registry = self.registry.clone().watch(self.authenticator.clone(), stop.clone());
+        tokio::join!(registry, self.polling.sweep(stop));
+    }
+
+    /// Ends all connections gracefully, within about `limit`.
+    pub async fn drain(&self, limit: Duration) {
+        self.registry.drain(limit).await;
+        self.tasks.close();
+        let _ = tokio::time::timeout(limit, self.tasks.wait()).await;
+    }
+
+    /// Whether `token` lets somebody in from where the handshake comes.
+    ///
+    /// # Errors
+    /// As [`Authenticator::verify_token`]; `ORIGIN_NOT_ALLOWED`.
+    pub(crate) fn admit(&self, token: Option<&str>, handshake: &Handshake) -> Result<Arc<Identity>, Problem> {
+        let missing = || Problem::new(ErrorKind::Unauthenticated, "AUTH_FAILED", "a token is required");
+        let identity = self.authenticator.verify_token(token.ok_or_else(missing)?)?;
+        let config = self.authenticator.application(identity.scope.application());
+        let origins = config.as_ref().and_then(|c| c.allowed_origins.get(&identity.scope.environment()));
+        if let (Some(origins), Some(origin)) = (origins, &handshake.origin)
+            && !origins.iter().any(|allowed| allowed == "*" || allowed == origin)
+        {
+            return Err(session::refused_origin(origin));
+        }
+        Ok(Arc::new(identity))
+    }
+
+    pub(crate) fn session(
+        self: &Arc<Self>,
+        transport: Transport,
+        outbox: Arc<Outbox>,
+        identity: Arc<Identity>,
+    ) -> Session {
+        let entered = self.registry.enter(transport, new_id("sock"), outbox, identity);
+        Session::new(self.clone(), entered)
+    }
+
+    pub(crate) fn welcome(&self, connection: &Connection) -> Control {
+        websocket::welcome(&connection.socket_id, &connection.identity())
+    }
+
+    /// The event that a publish asks for, if rights and policy allow it.
+    pub(crate) async fn publication(
+        &self,
+        identity: &Identity,
+        request: PublishRequest,
+    ) -> Result<Routed, Problem> {
+        let topic = request.topic.clone();
+        let routed = publication(identity, request)?;
+        self.policy.check(&identity.scope, &topic).await?;
+        Ok(routed)
+    }
+
+    pub(crate) fn refuse(&self, problem: &Problem, handshake: &Handshake) -> Response {
+        self.metrics.rejected(problem.code);
+        let status = StatusCode::from_u16(problem.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let request = handshake.request_id.as_deref().map(|id| format!(",\"requestId\":{}", Value::from(id)));
+        let body = format!("{{{}{}}}", encode::problem_members(problem), request.unwrap_or_default());
+        (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+    }
+}
+
+/// What every handshake carries.
+#[derive(Clone, Debug)]
+pub struct Handshake {
+    /// The token from `?token=` or `Authorization: Bearer`.
+    pub token: Option<String>,
+    /// Where the connection comes from.
+    pub address: Option<IpAddr>,
+    /// The page that a browser makes it for.
+    pub origin: Option<String>,
+    /// The query, decoded.
+    pub query: Vec<(String, String)>,
+    /// The request's id.
+    pub request_id: Option<String>,
+}
+
+impl Handshake {
+    /// The first value of a query parameter.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Handshake {
+    type Rejection = StatusCode;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, StatusCode> {
+        let query = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+        let query: Vec<(String, String)> = query.into_owned().collect();
+        let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let bearer = header(header::AUTHORIZATION).and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+        });
+        let token = query.iter().find(|(key, _)| key == "token").map(|(_, value)| value.clone()).or(bearer);
+        Ok(Self {
+            token,
+            address: parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip()),
+            origin: header(header::ORIGIN),
+            query,
+            request_id: header(header::HeaderName::from_static("x-request-id")),
+        })
+    }
+}

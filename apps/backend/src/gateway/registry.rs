@@ -1,0 +1,214 @@
+//! The connections of this process: counted, watched for expiry and revocation, and told when the server stops.
+
+use auth::{Authenticator, Identity};
+use dashmap::DashMap;
+use event_router::{CloseReason, Control, Outbox, ReplyTo, now_ms};
+use metrics::{Metrics, Transport};
+use parking_lot::Mutex;
+use shared_types::{ErrorKind, Problem};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long an expired token may be replaced before the connection ends.
+const GRACE_MS: i64 = 30_000;
+/// How often expiry is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// Over how long clients are told to reconnect when the server stops.
+const SPREAD: Duration = Duration::from_secs(5);
+
+/// One connection that was let in.
+pub struct Connection {
+    /// Its id, by which others reach it.
+    pub socket_id: String,
+    /// Where what is written to it waits.
+    pub outbox: Arc<Outbox>,
+    transport: Transport,
+    identity: Mutex<Arc<Identity>>,
+    warned: AtomicBool,
+}
+
+impl Connection {
+    /// As whom it acts now.
+    pub fn identity(&self) -> Arc<Identity> {
+        self.identity.lock().clone()
+    }
+
+    /// Lets it act under a new token from now on.
+    pub fn replace_identity(&self, identity: Arc<Identity>) {
+        *self.identity.lock() = identity;
+        self.warned.store(false, Ordering::Relaxed);
+    }
+
+    /// Says once that the token has expired, and closes the connection when the time to replace it is over.
+    fn check_expiry(&self, now: i64) {
+        let expired_for = now - self.identity.lock().expires_at_ms;
+        if expired_for >= GRACE_MS {
+            self.outbox.close(CloseReason::TokenExpired);
+        } else if expired_for >= 0 && !self.warned.swap(true, Ordering::Relaxed) {
+            let message = "the token has expired; send auth:refresh within 30 s";
+            let problem = Problem::new(ErrorKind::Unauthenticated, "TOKEN_EXPIRED", message);
+            self.outbox.control(ReplyTo::Nothing, Control::Failed(problem));
+        }
+    }
+}
+
+/// All connections of this process.
+pub struct Registry {
+    connections: DashMap<u64, Arc<Connection>>,
+    addresses: DashMap<IpAddr, usize>,
+    per_address: Option<usize>,
+    count: Arc<AtomicUsize>,
+    stopping: AtomicBool,
+    metrics: Arc<Metrics>,
+}
+
+/// A place among an address's connections; given back when dropped.
+pub struct Place {
+    registry: Arc<Registry>,
+    address: Option<IpAddr>,
+}
+
+/// A connection's entry; removed when dropped.
+pub struct Entered {
+    registry: Arc<Registry>,
+    /// The connection.
+    pub connection: Arc<Connection>,
+}
+
+impl Registry {
+    /// An empty one. `count` is kept equal to the number of connections.
+    pub fn new(per_address: Option<usize>, count: Arc<AtomicUsize>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            connections: DashMap::new(),
+            addresses: DashMap::new(),
+            per_address,
+            count,
+            stopping: AtomicBool::new(false),
+            metrics,
+        })
+    }
+
+    /// Whether new connections are refused because the server stops.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place for a connection from `address`.
+    ///
+    /// # Errors
+    /// `LIMIT_EXCEEDED` where the address has too many; `UNAVAILABLE` while the server stops.
+    pub fn place(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Place, Problem> {
+        if self.is_stopping() {
+            return Err(Problem::unavailable("the server is stopping; reconnect elsewhere"));
+        }
+        if let Some(address) = address {
+            let mut held = self.addresses.entry(address).or_insert(0);
+            if self.per_address.is_some_and(|most| *held >= most) {
+                return Err(Problem::limit("too many connections from this address"));
+            }
+            *held += 1;
+        }
+        Ok(Place { registry: self.clone(), address })
+    }
+
+    /// Enters a connection that was let in.
+    pub fn enter(
+        self: &Arc<Self>,
+        transport: Transport,
+        socket_id: String,
+        outbox: Arc<Outbox>,
+        identity: Arc<Identity>,
+    ) -> Entered {
+        let number = outbox.connection();
+        let connection = Arc::new(Connection {
+            socket_id,
+            outbox,
+            transport,
+            identity: Mutex::new(identity),
+            warned: AtomicBool::new(false),
+        });
+        self.connections.insert(number, connection.clone());
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.metrics.connection_opened(transport);
+        if self.is_stopping() {
+            connection.outbox.close(CloseReason::GoingAway);
+        }
+        Entered { registry: self.clone(), connection }
+    }
+
+    /// Watches expiry and revocation until `stop`.
+    pub async fn watch(self: Arc<Self>, authenticator: Arc<Authenticator>, stop: CancellationToken) {
+        let mut changes = authenticator.changes();
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = look.tick() => {
+                    let now = now_ms();
+                    self.connections.iter().for_each(|connection| connection.check_expiry(now));
+                }
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.close_revoked(&authenticator);
+                }
+            }
+        }
+    }
+
+    fn close_revoked(&self, authenticator: &Authenticator) {
+        for connection in &self.connections {
+            if authenticator.still_holds(&connection.identity()).is_err() {
+                connection.outbox.close(CloseReason::Revoked);
+            }
+        }
+    }
+
+    /// Lets nobody in any more and tells all clients to reconnect, spread over a few seconds; answers when they are
+    /// gone or `limit` is over.
+    pub async fn drain(&self, limit: Duration) {
+        self.stopping.store(true, Ordering::Relaxed);
+        let outboxes: Vec<Arc<Outbox>> = self.connections.iter().map(|c| c.outbox.clone()).collect();
+        // A few connections need no spreading, so that a laptop stops at once.
+        let pause = if outboxes.len() > 100 { SPREAD / outboxes.len() as u32 } else { Duration::ZERO };
+        let begun = tokio::time::Instant::now();
+        for (number, outbox) in outboxes.iter().enumerate() {
+            outbox.close(CloseReason::GoingAway);
+            tokio::time::sleep_until(begun + pause * number as u32).await;
+        }
+        while !self.connections.is_empty() && begun.elapsed() < limit {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(address) = self.address else { return };
+        if let Some(mut held) = self.registry.addresses.get_mut(&address) {
+            *held -= 1;
+        }
+        self.registry.addresses.remove_if(&address, |_, held| *held == 0);
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let outbox = &self.connection.outbox;
+        if outbox.closed() == Some(CloseReason::SlowConsumer) {
+            self.registry.metrics.slow_consumers.inc();
+        }
+        outbox.close(CloseReason::Gone);
+        self.registry.connections.remove(&outbox.connection());
+        self.registry.count.fetch_sub(1, Ordering::Relaxed);
+        self.registry.metrics.connection_closed(self.connection.transport);
+    }
+}

@@ -1,0 +1,342 @@
+//! The session of one connection: what its client asks for, checked against its rights and limits, and done.
+//!
+//! True of every transport: codecs turn their messages into [`Request`]s and write what comes into the outbox.
+
+use super::{
+    Gateway, encode,
+    registry::{Connection, Entered},
+    request::{HistoryRequest, PublishRequest, Request, SubscribeRequest},
+};
+use auth::Identity;
+use event_log::{HistoryQuery, Identity as Repeats, PageLimit, Reach, Start, TopicKey};
+use event_router::{CloseReason, Control, ReplyTo, RouteReport, Routed, Subscribe, Subscription, project};
+use serde_json::Value;
+use shared_types::{Draft, ErrorKind, Problem, ReturnMode, Source, SubscriptionId, TopicName, rights::Verb};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// Messages above the rate for longer than this close the connection.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of one answer to `history`.
+const HISTORY_BYTES: usize = 1 << 20;
+
+/// One connection's session.
+pub struct Session {
+    gateway: Arc<Gateway>,
+    entered: Entered,
+    subscriptions: HashMap<SubscriptionId, Arc<Subscription>>,
+    rate: Rate,
+}
+
+/// A token bucket, and since when it has been empty.
+struct Rate {
+    tokens: f64,
+    filled_at: Instant,
+    over_since: Option<Instant>,
+}
+
+/// What a message meets at the rate limit.
+enum Admission {
+    Admitted,
+    Refused,
+    Closed,
+}
+
+impl Rate {
+    fn admit(&mut self, per_second: f64, burst: f64, now: Instant) -> Admission {
+        let elapsed = now.duration_since(self.filled_at).as_secs_f64();
+        self.tokens = (self.tokens + elapsed * per_second).min(burst);
+        self.filled_at = now;
+        if self.tokens >= 1.0 {
+            self.tokens -= 1.0;
+            // A client that only just stays under the limit again has not come to rest yet.
+            if self.tokens > burst / 10.0 {
+                self.over_since = None;
+            }
+            return Admission::Admitted;
+        }
+        let since = *self.over_since.get_or_insert(now);
+        if now.duration_since(since) > PATIENCE { Admission::Closed } else { Admission::Refused }
+    }
+}
+
+impl Session {
+    /// The session of a connection that was let in.
+    pub fn new(gateway: Arc<Gateway>, entered: Entered) -> Self {
+        let tokens = f64::from(gateway.limits.message_burst);
+        let rate = Rate { tokens, filled_at: Instant::now(), over_since: None };
+        Self { gateway, entered, subscriptions: HashMap::new(), rate }
+    }
+
+    /// The connection.
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.entered.connection
+    }
+
+    fn reply(&self, to: ReplyTo, control: Control) {
+        self.connection().outbox.control(to, control);
+    }
+
+    /// Answers that a request failed.
+    pub fn fail(&self, to: ReplyTo, problem: Problem) {
+        self.gateway.metrics.rejected(problem.code);
+        self.reply(to, Control::Failed(problem));
+    }
+
+    /// Counts a message against the rate limit; answers whether it may be looked at.
+    pub fn admit(&mut self, to: &ReplyTo) -> bool {
+        let limits = &self.gateway.limits;
+        let (per_second, burst) = (f64::from(limits.messages_per_second), f64::from(limits.message_burst));
+        match self.rate.admit(per_second, burst, Instant::now()) {
+            Admission::Admitted => true,
+            Admission::Refused => {
+                let message = format!("more than {per_second} messages a second");
+                self.fail(to.clone(), Problem::limit(message));
+                false
+            }
+            Admission::Closed => {
+                self.connection().outbox.close(CloseReason::TooManyMessages);
+                false
+            }
+        }
+    }
+
+    /// Does what the client asks; the answer goes into the outbox.
+    ///
+    /// Requests of one connection take effect in order, though answers to publishes come when they are durable.
+    pub async fn handle(&mut self, request: Request, to: ReplyTo) {
+        let done = match request {
+            Request::Ping => Ok(self.reply(to.clone(), Control::Pong)),
+            Request::Subscribe(request) => self.subscribe(request, to.clone()).await,
+            Request::Unsubscribe(id) => self.unsubscribe(&id, to.clone()).await,
+            Request::Publish(request) => self.publish(request, to.clone()).await,
+            Request::History(request) => self.history(request, to.clone()).await,
+            Request::Refresh(token) => self.refresh(&token, to.clone()).await,
+        };
+        if let Err(problem) = done {
+            self.fail(to, problem);
+        }
+    }
+
+    async fn subscribe(&mut self, request: SubscribeRequest, to: ReplyTo) -> Result<(), Problem> {
+        let identity = self.connection().identity();
+        may_receive(&identity, Verb::Subscribe, &request.topic)?;
+        self.gateway.policy.check(&identity.scope, &request.topic).await?;
+        let subscription = self.subscription(&identity, &request)?;
+        self.subscriptions.insert(subscription.id.clone(), subscription.clone());
+        self.gateway.hub.subscribe(Subscribe { subscription, since: request.since, reply: to }).await;
+        Ok(())
+    }
+
+    /// The subscription that a request is about: a new one, or the one whose recovery goes on.
+    fn subscription(
+        &self,
+        identity: &Identity,
+        request: &SubscribeRequest,
+    ) -> Result<Arc<Subscription>, Problem> {
+        if let Some(id) = &request.id {
+            let known = self.subscriptions.get(id).filter(|known| {
+                known.key.topic == request.topic
+                    && known.filter == request.filter
+                    && known.mode == request.mode
+            });
+            let rule = "must be a subscription of this connection with the same topic, filter and returnMode";
+            return known.cloned().ok_or_else(|| Problem::field("subscriptionId", rule));
+        }
+        let most = self.gateway.limits.subscriptions;
+        if self.subscriptions.len() >= most {
+            return Err(Problem::limit(format!("at most {most} subscriptions a connection")));
+        }
+        Ok(Arc::new(Subscription {
+            id: SubscriptionId::generate(),
+            key: TopicKey::new(&identity.scope, &request.topic),
+            filter: request.filter.clone(),
+            mode: request.mode,
+            outbox: self.connection().outbox.clone(),
+        }))
+    }
+
+    async fn unsubscribe(&mut self, id: &SubscriptionId, to: ReplyTo) -> Result<(), Problem> {
+        let Some(subscription) = self.subscriptions.remove(id) else {
+            return Err(Problem::not_found("subscription", id.as_str()));
+        };
+        self.gateway.hub.unsubscribe(subscription, to).await;
+        Ok(())
+    }
+
+    async fn publish(&mut self, request: PublishRequest, to: ReplyTo) -> Result<(), Problem> {
+        let identity = self.connection().identity();
+        let routed = self.gateway.publication(&identity, request).await?;
+        let mut routing = self.gateway.router.route(vec![routed]);
+        // Polled once here, the event has its place in the queue before the client's next message is read.
+        let first = futures::poll!(&mut routing);
+        let (outbox, metrics) = (self.connection().outbox.clone(), self.gateway.metrics.clone());
+        self.gateway.tasks.spawn(async move {
+            let done = match first {
+                std::task::Poll::Ready(done) => done,
+                std::task::Poll::Pending => routing.await,
+            };
+            let control = match done.map(|mut reports| reports.pop()) {
+                Ok(Some(report)) => Control::Done(report_members(&report)),
+                Ok(None) => Control::Failed(Problem::internal()),
+                Err(error) => {
+                    let problem = Problem::from(error);
+                    metrics.rejected(problem.code);
+                    Control::Failed(problem)
+                }
+            };
+            outbox.control(to, control);
+        });
+        Ok(())
+    }
+
+    async fn history(&mut self, request: HistoryRequest, to: ReplyTo) -> Result<(), Problem> {
+        let identity = self.connection().identity();
+        may_receive(&identity, Verb::History, &request.topic)?;
+        let key = TopicKey::new(&identity.scope, &request.topic);
+        let start = request.since.map_or(Start::Latest, Start::After);
+        let limit = PageLimit { events: request.limit, bytes: HISTORY_BYTES };
+        let page =
+            self.gateway.router.log().history(&key, HistoryQuery { start, until: None, limit }).await?;
+        let position = page.events.last().map_or(&page.head, |event| &event.position);
+        let mut out = String::from("\"events\":[");
+        for (number, event) in page.events.iter().enumerate() {
+            out.push_str(if number > 0 { "," } else { "" });
+            event.write_json(&mut out, Some(&project(event, ReturnMode::Full)));
+        }
+        out.push_str("],");
+        out.push_str(&encode::position_members(position));
+        if page.reach != Reach::Connected {
+            out.push_str(",\"recovered\":false");
+        }
+        self.reply(to, Control::Done(out));
+        Ok(())
+    }
+
+    async fn refresh(&mut self, token: &str, to: ReplyTo) -> Result<(), Problem> {
+        let old = self.connection().identity();
+        let new = Arc::new(self.gateway.authenticator.verify_token(token)?);
+        if new.scope != old.scope || new.sub != old.sub {
+            return Err(Problem::forbidden(
+                "the new token is for another application, environment or subject",
+            ));
+        }
+        let expires_at = new.expires_at_ms;
+        self.connection().replace_identity(new.clone());
+        self.end_uncovered(&new).await;
+        self.reply(to, Control::Done(format!("\"expiresAt\":{expires_at}")));
+        Ok(())
+    }
+
+    /// Ends the subscriptions that a new token no longer covers, each with an error that names it.
+    async fn end_uncovered(&mut self, identity: &Identity) {
+        let uncovered: Vec<Arc<Subscription>> = self
+            .subscriptions
+            .values()
+            .filter(|subscription| may_receive(identity, Verb::Subscribe, &subscription.key.topic).is_err())
+            .cloned()
+            .collect();
+        for subscription in uncovered {
+            self.subscriptions.remove(&subscription.id);
+            let what = format!("subscription {} to {} ended", subscription.id, subscription.key.topic);
+            self.fail(
+                ReplyTo::Nothing,
+                Problem::forbidden(format!("{what}: the new token does not cover it")),
+            );
+            self.gateway.hub.leave(vec![subscription]).await;
+        }
+    }
+
+    /// Ends everything that the connection had.
+    pub async fn end(self) {
+        let Self { gateway, subscriptions, entered, .. } = self;
+        drop(entered);
+        gateway.hub.leave(subscriptions.into_values().collect()).await;
+    }
+}
+
+/// The members of the answer to a publish.
+pub fn report_members(report: &RouteReport) -> String {
+    let id = Value::from(report.id.as_str());
+    match &report.position {
+        Some(position) => format!("\"id\":{id},{}", encode::position_members(position)),
+        None => format!("\"id\":{id}"),
+    }
+}
+
+/// Whether events of `topic` may be received or their history read.
+pub fn may_receive(identity: &Identity, verb: Verb, topic: &TopicName) -> Result<(), Problem> {
+    let name = topic.as_str();
+    let allowed = identity.rights.allows(verb, name)
+        && (!name.starts_with("sync.") || identity.rights.allows(Verb::DocumentsRead, name));
+    if allowed { Ok(()) } else { Err(Problem::forbidden(format!("no right to {} {name}", verb.as_str()))) }
+}
+
+/// The event that a publish asks for, if it may.
+pub fn publication(identity: &Identity, request: PublishRequest) -> Result<Routed, Problem> {
+    let name = request.topic.as_str();
+    let reserved = |text: &str| text.starts_with("sync.") || text.starts_with("database.");
+    if name.starts_with("sync.") {
+        return Err(Problem::forbidden("topics that begin with sync. are published by documents only"));
+    }
+    if reserved(&request.kind) {
+        return Err(Problem::forbidden("types that begin with sync. or database. are the platform's own"));
+    }
+    if !identity.rights.allows(Verb::Publish, name) {
+        return Err(Problem::forbidden(format!("no right to publish {name}")));
+    }
+    let repeats = match &request.id {
+        Some(_) => Repeats::Keyed { producer: identity.name().into() },
+        None => Repeats::Unique,
+    };
+    let draft = Draft {
+        topic: request.topic,
+        source: Source::Socket,
+        kind: request.kind.into(),
+        payload: request.payload,
+        id: request.id,
+        timestamp_ms: None,
+        extra_metadata: String::new(),
+    };
+    Ok(Routed { scope: identity.scope.clone(), draft, identity: repeats })
+}
+
+/// The handshake's refusal of somebody whose token may be good, but for elsewhere.
+pub fn refused_origin(origin: &str) -> Problem {
+    Problem::new(ErrorKind::Forbidden, "ORIGIN_NOT_ALLOWED", format!("origin {origin} is not allowed here"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_over_the_rate_is_refused_and_in_the_end_closed() {
+        let begun = Instant::now();
+        let mut rate = Rate { tokens: 200.0, filled_at: begun, over_since: None };
+        let mut refused = 0;
+        for tick in 0..2_000u32 {
+            match rate.admit(100.0, 200.0, begun + Duration::from_millis(5) * tick) {
+                Admission::Admitted => {}
+                Admission::Refused => refused += 1,
+                Admission::Closed => {
+                    assert!((400..=600).contains(&refused), "about half of 5 s at 200/s: {refused}");
+                    return;
+                }
+            }
+        }
+        panic!("twice the rate for 10 s must close the connection");
+    }
+
+    #[test]
+    fn a_burst_is_let_through_and_forgotten() {
+        let begun = Instant::now();
+        let mut rate = Rate { tokens: 200.0, filled_at: begun, over_since: None };
+        for _ in 0..200 {
+            assert!(matches!(rate.admit(100.0, 200.0, begun), Admission::Admitted));
+        }
+        assert!(matches!(rate.admit(100.0, 200.0, begun), Admission::Refused));
+        assert!(matches!(rate.admit(100.0, 200.0, begun + Duration::from_secs(9)), Admission::Admitted));
+        assert!(rate.over_since.is_none());
+    }
+}

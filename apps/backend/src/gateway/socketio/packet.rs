@@ -1,0 +1,130 @@
+//! Engine.IO 4 and Socket.IO 5 packets, as far as a server of one namespace with text payloads meets them.
+
+use serde_json::value::RawValue;
+
+/// What separates packets in one long-polling body.
+pub const SEPARATOR: char = '\u{1e}';
+
+/// An Engine.IO packet of a client.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Engine<'a> {
+    /// `1`: the client ends the connection.
+    Close,
+    /// `2`: a ping, which only the probe of an upgrade sends.
+    Ping(&'a str),
+    /// `3`: the answer to our ping.
+    Pong,
+    /// `4`: a Socket.IO packet.
+    Message(&'a str),
+    /// `5`: the upgrade to WebSocket is done.
+    Upgrade,
+    /// `6`: nothing.
+    Noop,
+}
+
+impl<'a> Engine<'a> {
+    /// Reads a packet; `None` where it is none.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let rest = text.get(1..)?;
+        Some(match text.as_bytes()[0] {
+            b'1' => Self::Close,
+            b'2' => Self::Ping(rest),
+            b'3' => Self::Pong,
+            b'4' => Self::Message(rest),
+            b'5' => Self::Upgrade,
+            b'6' => Self::Noop,
+            _ => return None,
+        })
+    }
+}
+
+/// A Socket.IO packet of a client.
+#[derive(Debug)]
+pub enum Packet<'a> {
+    /// `0`: the client connects to the namespace, with what it calls `auth`.
+    Connect(&'a str),
+    /// `1`: it leaves the namespace.
+    Disconnect,
+    /// `2`: an event, with the number under which it wants to be answered.
+    Event {
+        /// The number of the acknowledgement.
+        ack: Option<u64>,
+        /// The event's name.
+        name: String,
+        /// Its arguments.
+        arguments: Vec<&'a RawValue>,
+    },
+    /// `3`: an answer to something that we never ask.
+    Ack,
+    /// For a namespace that does not exist.
+    OtherNamespace(&'a str),
+    /// `5`, `6`: with binary attachments.
+    Binary,
+}
+
+impl<'a> Packet<'a> {
+    /// Reads a packet; `None` where it is none.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let kind = *text.as_bytes().first()?;
+        let rest = text.get(1..)?;
+        if matches!(kind, b'5' | b'6') {
+            return Some(Self::Binary);
+        }
+        let rest = match rest.strip_prefix('/') {
+            None => rest,
+            Some(namespaced) => {
+                let (name, rest) = namespaced.split_once(',').unwrap_or((namespaced, ""));
+                if !name.is_empty() {
+                    return (kind == b'0').then_some(Self::OtherNamespace(name));
+                }
+                rest
+            }
+        };
+        match kind {
+            b'0' => Some(Self::Connect(rest)),
+            b'1' => Some(Self::Disconnect),
+            b'2' => event(rest),
+            b'3' => Some(Self::Ack),
+            _ => None,
+        }
+    }
+}
+
+fn event(rest: &str) -> Option<Packet<'_>> {
+    let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+    let ack = if digits == 0 { None } else { Some(rest[..digits].parse().ok()?) };
+    let mut arguments: Vec<&RawValue> = serde_json::from_str(&rest[digits..]).ok()?;
+    if arguments.is_empty() {
+        return None;
+    }
+    let name = serde_json::from_str(arguments.remove(0).get()).ok()?;
+    Some(Packet::Event { ack, name, arguments })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_events_with_and_without_acknowledgement() {
+        let Some(Packet::Event { ack, name, arguments }) =
+            Packet::parse("212[\"subscribe\",{\"topic\":\"a.b\"}]")
+        else {
+            panic!("an event");
+        };
+        assert_eq!((ack, name.as_str(), arguments.len()), (Some(12), "subscribe", 1));
+        assert!(matches!(Packet::parse("2[\"ping\"]"), Some(Packet::Event { ack: None, .. })));
+        assert!(matches!(Packet::parse("0{\"token\":\"x\"}"), Some(Packet::Connect("{\"token\":\"x\"}"))));
+        assert!(matches!(Packet::parse("0/admin,{}"), Some(Packet::OtherNamespace("admin"))));
+    }
+
+    #[test]
+    fn refuses_what_is_no_packet() {
+        for text in ["", "9", "2", "2[]", "2[5]", "2{}", "299999999999999999999[\"a\"]", "2[\"a\"", "ä"] {
+            assert!(Packet::parse(text).is_none(), "{text}");
+        }
+        assert_eq!(Engine::parse("2probe"), Some(Engine::Ping("probe")));
+        assert_eq!(Engine::parse("ä"), None);
+        assert_eq!(Engine::parse(""), None);
+    }
+}

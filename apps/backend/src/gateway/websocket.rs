@@ -1,0 +1,150 @@
+//! The plain WebSocket gateway, path `/ws`: one JSON object a text frame.
+
+use super::{
+    Gateway, Handshake,
+    driver::{Codec, Inbound, drive},
+    fields::Fields,
+    request::Request,
+    session::Session,
+};
+use auth::Identity;
+use axum::{
+    extract::{
+        State, WebSocketUpgrade,
+        ws::{Message, WebSocket},
+    },
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+};
+use event_router::{CloseReason, Control, Outbox, Protocol, ReplyTo};
+use futures::future::BoxFuture;
+use metrics::Transport;
+use shared_types::{ErrorKind, Problem};
+use std::sync::Arc;
+
+/// The subprotocol that a browser names beside `token.<jwt>`.
+const SUBPROTOCOL: &str = "realtime.v1";
+/// Malformed frames in a row that end the connection.
+const MALFORMED: u32 = 3;
+
+/// `GET /ws`: refused with 401 before the upgrade.
+pub async fn upgrade(
+    State(gateway): State<Arc<Gateway>>,
+    handshake: Handshake,
+    headers: HeaderMap,
+    socket: WebSocketUpgrade,
+) -> Response {
+    let token = handshake.token.clone().or_else(|| subprotocol_token(&headers));
+    let admitted = gateway.admit(token.as_deref(), &handshake).and_then(|identity| {
+        let place = gateway.registry.place(handshake.address)?;
+        Ok((identity, place))
+    });
+    let (identity, place) = match admitted {
+        Ok(admitted) => admitted,
+        Err(problem) => return gateway.refuse(&problem, &handshake),
+    };
+    let limit = gateway.limits.message_bytes;
+    socket
+        .protocols([SUBPROTOCOL])
+        .read_buffer_size(1 << 10)
+        .write_buffer_size(16 << 10)
+        .max_message_size(limit)
+        .max_frame_size(limit)
+        .on_upgrade(move |socket| async move {
+            let _place = place;
+            run(gateway, identity, socket).await;
+        })
+        .into_response()
+}
+
+fn subprotocol_token(headers: &HeaderMap) -> Option<String> {
+    headers
+        .get_all(http::header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .find_map(|name| name.trim().strip_prefix("token.").map(str::to_owned))
+}
+
+async fn run(gateway: Arc<Gateway>, identity: Arc<Identity>, mut socket: WebSocket) {
+    let outbox = Outbox::new(gateway.limits.outbox);
+    let session = gateway.session(Transport::WebSocket, outbox.clone(), identity);
+    outbox.control(ReplyTo::Nothing, gateway.welcome(session.connection()));
+    let mut codec = PlainCodec { session, malformed: 0 };
+    drive(&mut socket, &mut codec, &outbox).await;
+    codec.session.end().await;
+}
+
+struct PlainCodec {
+    session: Session,
+    malformed: u32,
+}
+
+impl PlainCodec {
+    /// Answers a frame that could not be read; the third in a row ends the connection.
+    fn malformed(&mut self, problem: Problem) -> Inbound {
+        self.session.fail(ReplyTo::Nothing, problem);
+        self.malformed += 1;
+        if self.malformed >= MALFORMED {
+            return Inbound::Close(CloseReason::Policy("three malformed frames in a row".to_owned()));
+        }
+        Inbound::Continue
+    }
+
+    async fn frame(&mut self, text: &str) -> Inbound {
+        let mut fields = match Fields::parse(text) {
+            Ok(fields) => fields,
+            Err(problem) => return self.malformed(problem),
+        };
+        let to = match fields.take("ref").map(|raw| raw.get()) {
+            None => ReplyTo::Nothing,
+            Some(text) if text.starts_with(['{', '[']) || text.len() > 256 => {
+                let rule = "must be a scalar of at most 256 bytes";
+                return self.malformed(Problem::field("ref", rule));
+            }
+            Some(text) => ReplyTo::Ref(text.into()),
+        };
+        let name = match fields.required_text("type") {
+            Ok(name) => name,
+            Err(problem) => return self.malformed(problem),
+        };
+        self.malformed = 0;
+        if self.session.admit(&to) {
+            match Request::read(&name, fields, "eventType") {
+                Ok(request) => self.session.handle(request, to).await,
+                Err(problem) => self.session.fail(to, problem),
+            }
+        }
+        Inbound::Continue
+    }
+}
+
+impl Codec for PlainCodec {
+    const PROTOCOL: Protocol = Protocol::WebSocket;
+
+    fn ping(&self) -> Message {
+        Message::Ping(bytes::Bytes::new())
+    }
+
+    fn text<'a>(&'a mut self, text: &'a str) -> BoxFuture<'a, Inbound> {
+        Box::pin(self.frame(text))
+    }
+
+    fn binary(&mut self) -> Inbound {
+        self.malformed(Problem::invalid("BINARY_NOT_SUPPORTED", "frames must be text"))
+    }
+
+    fn too_large(&mut self) {
+        let message = "a message is larger than the limit";
+        self.session.fail(ReplyTo::Nothing, Problem::new(ErrorKind::TooLarge, "LIMIT_EXCEEDED", message));
+    }
+}
+
+/// What the client is told first.
+pub fn welcome(socket_id: &str, identity: &Identity) -> Control {
+    Control::Welcome {
+        socket_id: socket_id.to_owned(),
+        client_id: identity.sub.as_deref().unwrap_or(socket_id).to_owned(),
+        expires_at_ms: identity.expires_at_ms,
+    }
+}
