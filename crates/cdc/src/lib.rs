@@ -5,6 +5,20 @@
 //! changes enter by logical replication, mappings come from the platform's database, events leave through
 //! the event router, and what became of it all is in the status tables.
 
+mod appends;
+mod caretaker;
 pub mod evaluate;
+pub mod pgoutput;
+mod plan;
+mod reader;
 pub mod row;
+mod service;
+mod status;
+mod stream;
+pub mod target;
+mod trouble;
 pub mod values;
+
+pub use service::{CdcService, CdcSettings, CdcTarget, TargetSource, application_targets, default_manage};
+pub use target::{Names, TargetUrl, publication::Manage};
+pub use trouble::Trouble;

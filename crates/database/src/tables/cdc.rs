@@ -390,3 +390,17 @@ pub async fn note_slot_creation(
     sqlx::query(sql).bind(system_identifier).bind(slot).bind(creation).execute(executor).await?;
     Ok(())
 }
+
+/// Forgets a slot that was given up.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn forget_slot(
+    executor: impl PgExecutor<'_>,
+    system_identifier: &str,
+    slot: &str,
+) -> Result<(), DatabaseError> {
+    let sql = "delete from cdc_slots where system_identifier = $1 and slot = $2";
+    sqlx::query(sql).bind(system_identifier).bind(slot).execute(executor).await?;
+    Ok(())
+}

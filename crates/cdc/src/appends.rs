@@ -1,0 +1,156 @@
+//! Events on their way into the log, and how far the target may forget.
+//!
+//! One append is under way at a time; what is read meanwhile becomes the next one, so that batches grow with the
+//! load and nothing waits when there is none. More than one under way would be unsafe: were the first to fail and
+//! the second to succeed, the first's repeat would look like something that the log already has.
+
+use event_log::LogError;
+use event_router::{EventRouter, RouteReport, Routed};
+use futures::future::BoxFuture;
+
+/// Events of one append.
+pub(crate) const BATCH_EVENTS: usize = 2_000;
+/// Bytes of one append, as far as payloads and metadata go.
+pub(crate) const BATCH_BYTES: usize = 2 << 20;
+
+/// What an append that was acknowledged means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Acknowledged {
+    /// How many events.
+    pub events: usize,
+    /// When the newest of them was committed, Unix milliseconds.
+    pub commit_ms: i64,
+}
+
+struct InFlight {
+    future: BoxFuture<'static, Result<Vec<RouteReport>, LogError>>,
+    covers: u64,
+    acknowledged: Acknowledged,
+}
+
+/// The events between the stream and the log.
+pub(crate) struct Appends {
+    router: EventRouter,
+    waiting: Vec<Routed>,
+    /// How many of `waiting` belong to transactions that have been read to their end.
+    complete: usize,
+    bytes: usize,
+    in_flight: Option<InFlight>,
+    /// Behind the last transaction that was read to its end.
+    finished: u64,
+    confirmed: u64,
+    commit_ms: i64,
+    in_transaction: bool,
+}
+
+impl Appends {
+    /// Nothing on its way yet.
+    pub fn new(router: EventRouter) -> Self {
+        Self {
+            router,
+            waiting: Vec::new(),
+            complete: 0,
+            bytes: 0,
+            in_flight: None,
+            finished: 0,
+            confirmed: 0,
+            commit_ms: 0,
+            in_transaction: false,
+        }
+    }
+
+    /// A transaction begins.
+    pub fn begin(&mut self, commit_ms: i64) {
+        self.in_transaction = true;
+        self.commit_ms = commit_ms;
+    }
+
+    /// An event of the open transaction.
+    pub fn push(&mut self, event: Routed) {
+        self.bytes += event.draft.payload.as_str().len() + event.draft.extra_metadata.len();
+        self.waiting.push(event);
+    }
+
+    /// The open transaction has been read to its end.
+    pub fn commit(&mut self, end_lsn: u64) {
+        self.in_transaction = false;
+        self.complete = self.waiting.len();
+        self.finished = self.finished.max(end_lsn);
+        self.settle_quiet();
+    }
+
+    /// Everything before `wal_end` has been read.
+    pub fn reached(&mut self, wal_end: u64) {
+        if !self.in_transaction {
+            self.finished = self.finished.max(wal_end);
+            self.settle_quiet();
+        }
+    }
+
+    /// With nothing on its way, everything that was read is done.
+    fn settle_quiet(&mut self) {
+        if self.in_flight.is_none() && self.waiting.is_empty() {
+            self.confirmed = self.finished;
+        }
+    }
+
+    /// Whether more may be read.
+    pub fn has_room(&self) -> bool {
+        self.waiting.len() < BATCH_EVENTS && self.bytes < BATCH_BYTES
+    }
+
+    /// Whether an append is under way.
+    pub fn is_in_flight(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    /// Whether nothing is on its way.
+    pub fn is_quiet(&self) -> bool {
+        self.in_flight.is_none() && self.waiting.is_empty()
+    }
+
+    /// Up to where the target may forget.
+    pub fn confirmed(&self) -> u64 {
+        self.confirmed
+    }
+
+    /// Starts the next append where none is under way: whole transactions, or a part of one that is too large.
+    pub fn start(&mut self) {
+        if self.in_flight.is_some() {
+            return;
+        }
+        let count = if self.complete > 0 {
+            self.complete
+        } else if self.has_room() {
+            return;
+        } else {
+            self.waiting.len()
+        };
+        let rest = self.waiting.split_off(count);
+        let batch = std::mem::replace(&mut self.waiting, rest);
+        self.complete = 0;
+        self.bytes =
+            self.waiting.iter().map(|e| e.draft.payload.as_str().len() + e.draft.extra_metadata.len()).sum();
+        let acknowledged = Acknowledged { events: batch.len(), commit_ms: self.commit_ms };
+        let future = self.router.route(batch);
+        self.in_flight = Some(InFlight { future, covers: self.finished, acknowledged });
+    }
+
+    /// Waits for the append under way; for ever where there is none. Dropping it leaves the append under way.
+    ///
+    /// # Errors
+    /// The log's; nothing that was on its way may be confirmed then.
+    pub async fn settled(&mut self) -> Result<Acknowledged, LogError> {
+        let Some(in_flight) = &mut self.in_flight else { return std::future::pending().await };
+        let reports = (&mut in_flight.future).await;
+        let (covers, acknowledged) = (in_flight.covers, in_flight.acknowledged);
+        self.in_flight = None;
+        reports?;
+        self.confirmed = self.confirmed.max(covers);
+        self.settle_quiet();
+        Ok(acknowledged)
+    }
+}
+
+#[cfg(test)]
+mod tests;

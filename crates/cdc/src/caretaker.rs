@@ -1,0 +1,347 @@
+//! Keeps a target as its mappings want it: slot, publication, replica identities, heartbeat.
+//!
+//! Prepares the target before the stream begins, then looks after it while it runs. It notices changed mappings
+//! within [`LOOK`] and hands the reader a new plan.
+
+use crate::{
+    plan::Plan,
+    status::{Status, lsn_text},
+    target::{
+        self, Identity, Names, TargetUrl,
+        publication::{self, Manage, Standing},
+        slot,
+    },
+    trouble::Trouble,
+};
+use database::{
+    Pool,
+    tables::{
+        cdc::{self, Gap, MappingState, MappingStatus},
+        mappings::{self, Mapping},
+    },
+};
+use event_router::now_ms;
+use shared_types::{MappingId, Scope, mapping::TableName};
+use sqlx::PgConnection;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::{sync::watch, time::Instant};
+
+/// How often it looks for changed mappings.
+const LOOK: Duration = Duration::from_millis(250);
+/// How soon it looks again at tables that need somebody's hand.
+const REFUSED_AGAIN: Duration = Duration::from_secs(2);
+/// How soon it tries a lock again; twice that each time, up to [`RECHECK`].
+const LOCK_AGAIN: Duration = Duration::from_secs(1);
+/// How often it looks whether publication, tables and types are still as they were.
+const RECHECK: Duration = Duration::from_secs(30);
+/// How often a slot that lags behind other databases' log is moved by a heartbeat.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// The lag from which a heartbeat is worth it: one segment.
+const HEARTBEAT_LAG: u64 = 16 << 20;
+
+/// What the stream needs to begin.
+pub(crate) struct Prepared {
+    /// When the slot was made, as it was noted.
+    pub creation: String,
+}
+
+/// Looks after one target.
+pub(crate) struct Caretaker {
+    pub pool: Pool,
+    pub url: TargetUrl,
+    pub identity: Identity,
+    pub names: Names,
+    pub scopes: Vec<Scope>,
+    pub manage: Manage,
+    pub status: Arc<Status>,
+    pub plan: watch::Sender<Arc<Plan>>,
+    /// Why the slot must be made anew before it is read again.
+    pub remake: Option<String>,
+    control: Option<PgConnection>,
+    seen: Option<i64>,
+    look_again: Instant,
+    lock_wait: Duration,
+    heartbeat_due: Instant,
+}
+
+impl Caretaker {
+    /// A caretaker that has not looked yet.
+    pub fn new(
+        pool: Pool,
+        url: TargetUrl,
+        identity: Identity,
+        names: Names,
+        scopes: Vec<Scope>,
+        manage: Manage,
+        status: Arc<Status>,
+    ) -> Self {
+        Self {
+            pool,
+            url,
+            identity,
+            names,
+            scopes,
+            manage,
+            status,
+            plan: watch::Sender::new(Arc::new(Plan::default())),
+            remake: None,
+            control: None,
+            seen: None,
+            look_again: Instant::now(),
+            lock_wait: LOCK_AGAIN,
+            heartbeat_due: Instant::now(),
+        }
+    }
+
+    /// Brings the target into the state in which it can be read; `None` where no mapping is active, and so neither
+    /// slot nor publication is kept.
+    ///
+    /// # Errors
+    /// The trouble that keeps it from it.
+    pub async fn prepare(&mut self) -> Result<Option<Prepared>, Trouble> {
+        self.control = None;
+        let (version, active) = self.active().await?;
+        if active.is_empty() {
+            self.give_up().await?;
+            self.seen = Some(version);
+            return Ok(None);
+        }
+        target::limited(target::check_wal_level(self.control().await?)).await?;
+        let plan = self.align(active).await?;
+        let creation = self.slot().await?;
+        self.seen = Some(version);
+        self.announce(plan);
+        Ok(Some(Prepared { creation }))
+    }
+
+    /// Looks after the target while it is read; ends when no mapping is active any more.
+    pub async fn tend(&mut self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let due = Instant::now() >= self.look_again;
+            match self.look(due).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(trouble) => {
+                    // The stream goes on with the plan that it has.
+                    tracing::warn!(%trouble, cdc.slot = %self.names.slot, "cannot look after the target");
+                    self.control = None;
+                    self.look_again = Instant::now() + REFUSED_AGAIN;
+                }
+            }
+        }
+    }
+
+    /// Waits until mappings have changed.
+    pub async fn changed(&mut self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Ok(version) = cdc::version(&self.pool).await
+                && self.seen != Some(version)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Looks once; whether any mapping is active.
+    async fn look(&mut self, due: bool) -> Result<bool, Trouble> {
+        let version = cdc::version(&self.pool).await.map_err(Trouble::platform)?;
+        if due || self.seen != Some(version) {
+            let (version, active) = self.active().await?;
+            if active.is_empty() {
+                return Ok(false);
+            }
+            let plan = self.align(active).await?;
+            self.seen = Some(version);
+            self.announce(plan);
+        }
+        if Instant::now() >= self.heartbeat_due {
+            self.heartbeat_due = Instant::now() + HEARTBEAT;
+            if self.status.lag_bytes() > HEARTBEAT_LAG && self.status.lag_ms.load(Ordering::Relaxed) == 0 {
+                target::limited(target::heartbeat(self.control().await?)).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    async fn control(&mut self) -> Result<&mut PgConnection, Trouble> {
+        if self.control.is_none() {
+            self.control = Some(target::connect(&self.url).await?);
+        }
+        self.control.as_mut().ok_or_else(|| Trouble::unreachable("the connection ended"))
+    }
+
+    async fn active(&self) -> Result<(i64, Vec<Mapping>), Trouble> {
+        // The version first: a change in between is then noticed once more, not missed.
+        let version = cdc::version(&self.pool).await.map_err(Trouble::platform)?;
+        let active = mappings::active(&self.pool, &self.scopes).await.map_err(Trouble::platform)?;
+        Ok((version, active))
+    }
+
+    /// Brings the publication in line with `active`.
+    async fn align(&mut self, active: Vec<Mapping>) -> Result<Aligned, Trouble> {
+        let mut wanted: BTreeMap<TableName, bool> = BTreeMap::new();
+        for mapping in &active {
+            *wanted.entry(mapping.definition.table.clone()).or_default() |=
+                mapping.definition.needs_old_row();
+        }
+        let (publication, manage) = (self.names.publication.clone(), self.manage);
+        let control = self.control().await?;
+        let own_types = target::limited(target::own_types(control)).await?;
+        // Each table may wait for its lock.
+        let patience = target::STATEMENT_TIMEOUT
+            + publication::LOCK_TIMEOUT * 2 * u32::try_from(wanted.len()).unwrap_or(u32::MAX);
+        let aligning = publication::align(control, &publication, &wanted, manage);
+        let standings = match tokio::time::timeout(patience, aligning).await {
+            Ok(standings) => standings?,
+            Err(_) => {
+                self.control = None;
+                return Err(Trouble::unreachable("no answer in time"));
+            }
+        };
+        self.schedule(&standings);
+        Ok(Aligned { plan: Arc::new(Plan { mappings: active, own_types }), standings })
+    }
+
+    fn schedule(&mut self, standings: &BTreeMap<TableName, Standing>) {
+        let waiting = standings.values().any(|s| matches!(s, Standing::Waiting(_)));
+        let refused = standings.values().any(|s| matches!(s, Standing::Refused(_)));
+        let mut wait = if refused { REFUSED_AGAIN } else { RECHECK };
+        if waiting {
+            wait = wait.min(self.lock_wait);
+            self.lock_wait = (self.lock_wait * 2).min(RECHECK);
+        } else {
+            self.lock_wait = LOCK_AGAIN;
+        }
+        self.look_again = Instant::now() + wait;
+    }
+
+    /// Hands the plan to the reader, and only then calls its mappings live: whatever is committed from now on is
+    /// read after the plan was taken up.
+    fn announce(&self, aligned: Aligned) {
+        let statuses = aligned.plan.mappings.iter().map(|m| (key(m), aligned.status(m))).collect();
+        self.plan.send_replace(aligned.plan);
+        self.status.set_mappings(statuses);
+    }
+
+    /// Finds or makes the slot; answers when it was made.
+    async fn slot(&mut self) -> Result<String, Trouble> {
+        let (name, system) = (self.names.slot.clone(), self.identity.system.clone());
+        let noted = cdc::slot_creation(&self.pool, &system, &name).await.map_err(Trouble::platform)?;
+        let remake = self.remake.clone();
+        let control = self.control().await?;
+        let found = target::limited(slot::find(control, &name)).await?;
+        let confirmed = found.as_ref().and_then(|slot| slot.confirmed.clone());
+        let lost = match &found {
+            None if noted.is_some() => Some("the replication slot was dropped".to_owned()),
+            None => None,
+            Some(slot) if slot.lost => {
+                Some("the target threw away what the slot had not read (max_slot_wal_keep_size)".to_owned())
+            }
+            Some(_) => remake,
+        };
+        if found.is_some() && lost.is_none() {
+            target::limited(slot::release(control, &name)).await?;
+            return match noted {
+                Some(creation) => Ok(creation),
+                None => self.note(&confirmed.unwrap_or_default()).await,
+            };
+        }
+        if found.is_some() {
+            target::limited(slot::drop(control, &name)).await?;
+        }
+        let lsn = slot::create(control, &name).await?;
+        // Its longer statement timeout goes with the connection.
+        self.control = None;
+        let creation = self.note(&lsn).await?;
+        self.remake = None;
+        if let Some(reason) = lost {
+            tracing::error!(cdc.slot = %name, reason, "changes were lost with the replication slot");
+            self.status.set_gap(Gap { reason, noticed_at: now_ms(), from_lsn: confirmed, to_lsn: lsn });
+        }
+        Ok(creation)
+    }
+
+    async fn note(&self, lsn: &str) -> Result<String, Trouble> {
+        let creation = format!("{lsn}@{}", now_ms());
+        cdc::note_slot_creation(&self.pool, &self.identity.system, &self.names.slot, &creation)
+            .await
+            .map_err(Trouble::platform)?;
+        Ok(creation)
+    }
+
+    /// Drops slot and publication, so that a target that nobody reads keeps no log for us.
+    ///
+    /// # Errors
+    /// The trouble that keeps it from it.
+    pub async fn give_up(&mut self) -> Result<(), Trouble> {
+        self.plan.send_replace(Arc::new(Plan::default()));
+        self.status.set_mappings(BTreeMap::new());
+        let (names, manage) = (self.names.clone(), self.manage);
+        let control = self.control().await?;
+        target::limited(slot::drop(control, &names.slot)).await?;
+        if manage == Manage::Allowed {
+            target::limited(publication::drop(control, &names.publication)).await?;
+        }
+        self.control = None;
+        cdc::forget_slot(&self.pool, &self.identity.system, &names.slot).await.map_err(Trouble::platform)
+    }
+
+    /// Notes that the slot must be made anew, where `trouble` says so.
+    pub fn consider(&mut self, trouble: &Trouble) {
+        if matches!(trouble.code, crate::trouble::PUBLICATION_UNKNOWN | crate::trouble::SLOT_LOST) {
+            let at = lsn_text(self.status.confirmed.load(Ordering::Relaxed));
+            self.remake = Some(format!("{} (confirmed up to {at})", trouble.message));
+        }
+    }
+}
+
+/// A plan, and how its tables stand.
+struct Aligned {
+    plan: Arc<Plan>,
+    standings: BTreeMap<TableName, Standing>,
+}
+
+fn key(mapping: &Mapping) -> (Scope, MappingId) {
+    (mapping.scope.clone(), mapping.id.clone())
+}
+
+impl Aligned {
+    fn status(&self, mapping: &Mapping) -> MappingStatus {
+        let table = &mapping.definition.table;
+        let (state, trouble) = match self.standings.get(table) {
+            Some(Standing::Published { old_rows_missing: true }) if mapping.definition.needs_old_row() => {
+                (MappingState::Live, Some(old_rows_missing(table)))
+            }
+            Some(Standing::Published { .. }) => (MappingState::Live, None),
+            Some(Standing::Waiting(trouble)) => (MappingState::Pending, Some(trouble.clone())),
+            Some(Standing::Refused(trouble)) => (MappingState::Error, Some(trouble.clone())),
+            None => (MappingState::Pending, None),
+        };
+        MappingStatus {
+            mapping_id: mapping.id.to_string(),
+            table: table.to_string(),
+            state,
+            message: trouble.as_ref().map(|t| t.message.clone()),
+            cure: trouble.map(|t| t.cure),
+        }
+    }
+}
+
+fn old_rows_missing(table: &TableName) -> Trouble {
+    let sql = format!(
+        "alter table {}.{} replica identity full;",
+        target::quoted(&table.schema),
+        target::quoted(&table.name)
+    );
+    Trouble::new(
+        "OLD_ROWS_MISSING",
+        format!("{table} does not tell its old rows: `changed` and `triggerColumns` fire on every update"),
+        sql,
+    )
+}

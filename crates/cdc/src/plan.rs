@@ -1,0 +1,197 @@
+//! What the reader evaluates: the active mappings of a target, fitted to the relations that the stream describes.
+
+use crate::{
+    evaluate::{CompiledMapping, Decision, Filtered},
+    pgoutput::{Malformed, Message},
+    row::{Relation, RowChange},
+    values::OwnTypes,
+};
+use bytes::Bytes;
+use database::tables::mappings::Mapping;
+use event_log::{Identity, SourcePosition};
+use event_router::Routed;
+use shared_types::{Draft, EventId, MappingId, Operation, Scope, Source, TopicName, ids::derived_id};
+use std::{collections::HashMap, sync::Arc};
+
+/// The mappings of a target.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// All active ones.
+    pub mappings: Vec<Mapping>,
+    /// What the database's own types stand for.
+    pub own_types: OwnTypes,
+}
+
+/// Where a change stands in its source.
+pub(crate) struct Place<'a> {
+    /// System identifier, timeline and slot creation.
+    pub source: &'a Arc<str>,
+    /// The leader's term.
+    pub term: u64,
+    /// The slot.
+    pub slot: &'a str,
+    /// The commit's place in the log.
+    pub lsn: u64,
+    /// When it was committed, Unix milliseconds.
+    pub commit_ms: i64,
+    /// The change's number within the transaction.
+    pub ordinal: u64,
+}
+
+/// A mapping, fitted to a relation.
+struct Fitted {
+    compiled: CompiledMapping,
+    scope: Scope,
+    mapping: MappingId,
+    /// Tells this mapping from all others of the target: the id alone is the same in several environments.
+    position: MappingId,
+    topic: TopicName,
+}
+
+struct Described {
+    message: Bytes,
+    relation: Relation,
+    fitted: Vec<Fitted>,
+}
+
+/// A mapping that does not fit its table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Misfit {
+    pub scope: Scope,
+    pub mapping: MappingId,
+    pub reason: String,
+}
+
+/// The relations of a stream with the mappings that look at them.
+pub(crate) struct Relations {
+    plan: Arc<Plan>,
+    described: HashMap<u32, Described>,
+    kinds: [Arc<str>; 3],
+}
+
+impl Relations {
+    /// None described yet.
+    pub fn new(plan: Arc<Plan>) -> Self {
+        let kinds = [Operation::Insert, Operation::Update, Operation::Delete];
+        Self {
+            plan,
+            described: HashMap::new(),
+            kinds: kinds.map(|operation| format!("database.{operation}").into()),
+        }
+    }
+
+    /// From here on `plan` holds. Answers the mappings that do not fit.
+    pub fn adopt(&mut self, plan: Arc<Plan>) -> Result<Vec<Misfit>, Malformed> {
+        self.plan = plan;
+        let messages: Vec<Bytes> = self.described.drain().map(|(_, described)| described.message).collect();
+        let mut misfits = Vec::new();
+        for message in messages {
+            misfits.extend(self.describe(message)?);
+        }
+        Ok(misfits)
+    }
+
+    /// Takes in a relation message. Answers the mappings that do not fit.
+    pub fn describe(&mut self, message: Bytes) -> Result<Vec<Misfit>, Malformed> {
+        let Message::Relation(parsed) = Message::parse(&message)? else { return Ok(Vec::new()) };
+        let relation = parsed.to_relation(&self.plan.own_types);
+        let mut fitted: Vec<Fitted> = self
+            .plan
+            .mappings
+            .iter()
+            .filter(|mapping| mapping.definition.table == relation.table)
+            .map(|mapping| Fitted::new(mapping, &relation))
+            .collect();
+        // Positions within one change only grow in this order.
+        fitted.sort_by(|a, b| a.position.cmp(&b.position));
+        let misfits = fitted.iter().filter_map(|fitted| fitted.misfit(&relation)).collect();
+        self.described.insert(relation.oid, Described { message, relation, fitted });
+        Ok(misfits)
+    }
+
+    /// Hands every event that the row change makes to `take`, in the order of their positions.
+    pub fn evaluate(
+        &self,
+        message: &Message<'_>,
+        place: &Place<'_>,
+        tally: &mut Tally,
+        mut take: impl FnMut(Routed),
+    ) {
+        let (oid, operation) = match message {
+            Message::Insert { relation, .. } => (relation, Operation::Insert),
+            Message::Update { relation, .. } => (relation, Operation::Update),
+            Message::Delete { relation, .. } => (relation, Operation::Delete),
+            _ => return,
+        };
+        let Some(described) = self.described.get(oid) else { return };
+        let change = match message {
+            Message::Insert { new, .. } => (new.as_slice(), crate::row::OldRow::None),
+            Message::Update { new, old, .. } => (new.as_slice(), old.as_row()),
+            Message::Delete { old, .. } => (&[][..], old.as_row()),
+            _ => return,
+        };
+        let change = RowChange { relation: &described.relation, operation, new: change.0, old: change.1 };
+        for fitted in &described.fitted {
+            match fitted.compiled.evaluate(&change) {
+                Decision::Fires { payload, metadata } => {
+                    let draft = Draft {
+                        topic: fitted.topic.clone(),
+                        source: Source::Database,
+                        kind: self.kinds[operation as usize].clone(),
+                        payload,
+                        id: Some(place.event_id(&fitted.position)),
+                        timestamp_ms: Some(place.commit_ms),
+                        extra_metadata: metadata,
+                    };
+                    let identity = place.identity(&fitted.position);
+                    take(Routed { scope: fitted.scope.clone(), draft, identity });
+                }
+                Decision::Filtered(Filtered::Operation) => {}
+                Decision::Filtered(_) => tally.filtered += 1,
+                Decision::Failed(_) => tally.failed += 1,
+            }
+        }
+    }
+}
+
+/// What became of changes that made no event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// A rule of the mapping held them back.
+    pub filtered: u64,
+    /// The mapping does not fit its table.
+    pub failed: u64,
+}
+
+impl Fitted {
+    fn new(mapping: &Mapping, relation: &Relation) -> Self {
+        Self {
+            compiled: CompiledMapping::new(&mapping.definition, relation),
+            scope: mapping.scope.clone(),
+            mapping: mapping.id.clone(),
+            position: MappingId::from_stored(format!("{}@{}", mapping.id, mapping.scope)),
+            topic: mapping.definition.topic.clone(),
+        }
+    }
+
+    fn misfit(&self, relation: &Relation) -> Option<Misfit> {
+        let reason = self.compiled.misfit(relation)?;
+        Some(Misfit { scope: self.scope.clone(), mapping: self.mapping.clone(), reason })
+    }
+}
+
+impl Place<'_> {
+    fn event_id(&self, position: &MappingId) -> EventId {
+        let (lsn, ordinal) = (self.lsn.to_be_bytes(), self.ordinal.to_be_bytes());
+        let parts = [self.slot.as_bytes(), &lsn, &ordinal, position.as_str().as_bytes()];
+        EventId::from_stored(derived_id("evt", u64::try_from(self.commit_ms).unwrap_or(0), &parts))
+    }
+
+    fn identity(&self, position: &MappingId) -> Identity {
+        Identity::Positioned {
+            source: self.source.clone(),
+            term: self.term,
+            at: SourcePosition { lsn: self.lsn, ordinal: self.ordinal, mapping: position.clone() },
+        }
+    }
+}

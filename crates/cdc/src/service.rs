@@ -1,0 +1,487 @@
+//! Which targets there are, and who reads them: discovery, one leader a target, start and stop.
+
+use crate::{
+    caretaker::Caretaker,
+    reader::{Ended, Reader},
+    status::{Status, StatusTask},
+    target::{self, Identity, Names, TargetUrl, publication::Manage},
+    trouble::Trouble,
+};
+use database::{
+    DatabaseError, Pool,
+    sealing::Sealer,
+    tables::{
+        applications,
+        cdc::{self, ReaderState, ReaderStatus, StatusWriter},
+        leases,
+    },
+};
+use event_router::EventRouter;
+use futures::future::BoxFuture;
+use metrics::Metrics;
+use shared_types::{Environment, Scope};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+/// How often targets, starts and stops are looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long a target that could not be asked who it is is left alone.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// How long a leader leads without renewing.
+const LEASE: Duration = Duration::from_secs(3);
+/// How often a leader renews, and others look whether there is one.
+const RENEW: Duration = Duration::from_secs(1);
+/// How long handing back may take when stopping.
+const HAND_BACK: Duration = Duration::from_secs(2);
+
+/// The target database of a scope.
+#[derive(Clone, Debug)]
+pub struct CdcTarget {
+    /// Whose.
+    pub scope: Scope,
+    /// Its URL, as it was set.
+    pub url: String,
+    /// Whether publication and replica identities may be changed.
+    pub manage: Manage,
+}
+
+/// Where the targets come from.
+pub type TargetSource =
+    Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<CdcTarget>, DatabaseError>> + Send + Sync>;
+
+/// The targets that applications are set to. The reader keeps publication and replica identities itself in
+/// development, and nowhere else.
+pub fn application_targets(pool: Pool, sealer: Arc<Sealer>) -> TargetSource {
+    Arc::new(move || {
+        let (pool, sealer) = (pool.clone(), sealer.clone());
+        Box::pin(async move {
+            let found = applications::with_cdc_targets(&pool, &sealer).await?;
+            let target = |(scope, url): (Scope, Result<String, DatabaseError>)| match url {
+                Ok(url) => Some(CdcTarget { manage: default_manage(&scope), scope, url }),
+                Err(error) => {
+                    tracing::error!(%error, app.id = %scope.application(), "a target's URL cannot be opened");
+                    None
+                }
+            };
+            Ok(found.into_iter().filter_map(target).collect())
+        })
+    })
+}
+
+/// Whether the reader may change a target of `scope` where nothing is set.
+pub fn default_manage(scope: &Scope) -> Manage {
+    match scope.environment() {
+        Environment::Development => Manage::Allowed,
+        Environment::Staging | Environment::Production => Manage::Forbidden,
+    }
+}
+
+/// How the service is set up.
+#[derive(Clone, Debug)]
+pub struct CdcSettings {
+    /// `CDC_SLOT_NAME`.
+    pub slot_prefix: String,
+    /// What tells this installation from others that may read the same cluster.
+    pub installation: String,
+    /// What tells this process from others of the installation, shown as `leader`.
+    pub holder: String,
+}
+
+/// Reads every target that this process leads.
+#[derive(Clone)]
+pub struct CdcService {
+    pool: Pool,
+    router: EventRouter,
+    metrics: Arc<Metrics>,
+    settings: CdcSettings,
+    targets: TargetSource,
+}
+
+/// A database with those who want it read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Group {
+    url: TargetUrl,
+    scopes: Vec<Scope>,
+    manage: Manage,
+}
+
+/// A group that this process runs, or waits to lead.
+struct Running {
+    group: Group,
+    stop: CancellationToken,
+    /// What becomes of its slot when it ends.
+    farewell: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl CdcService {
+    /// A service that does nothing until [`CdcService::run`].
+    pub fn new(
+        pool: Pool,
+        router: EventRouter,
+        metrics: Arc<Metrics>,
+        settings: CdcSettings,
+        targets: TargetSource,
+    ) -> Self {
+        Self { pool, router, metrics, settings, targets }
+    }
+
+    /// Runs until `stop`; then every reader is stopped and every lease handed back.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut supervisor = Supervisor {
+            service: self,
+            identities: HashMap::new(),
+            asking: JoinSet::new(),
+            asked: HashSet::new(),
+            running: BTreeMap::new(),
+            tasks: JoinSet::new(),
+        };
+        supervisor.run(&stop).await;
+    }
+}
+
+/// What is known of who a URL leads to.
+enum Known {
+    Identity(Identity),
+    Trouble(Trouble, Instant),
+}
+
+struct Supervisor {
+    service: CdcService,
+    identities: HashMap<TargetUrl, Known>,
+    asking: JoinSet<(TargetUrl, Result<Identity, Trouble>)>,
+    asked: HashSet<TargetUrl>,
+    running: BTreeMap<Identity, Running>,
+    tasks: JoinSet<(Identity, Ended)>,
+}
+
+impl Supervisor {
+    async fn run(&mut self, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            if let Err(error) = self.look().await {
+                tracing::warn!(%error, "cannot look for targets");
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(LOOK) => {}
+                Some(Ok((url, identity))) = self.asking.join_next() => self.answered(url, identity),
+                Some(ended) = self.tasks.join_next() => self.ended(ended),
+            }
+        }
+        self.asking.shutdown().await;
+        for running in self.running.values() {
+            running.stop.cancel();
+        }
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    fn answered(&mut self, url: TargetUrl, identity: Result<Identity, Trouble>) {
+        self.asked.remove(&url);
+        let known = match identity {
+            Ok(identity) => Known::Identity(identity),
+            Err(trouble) => Known::Trouble(trouble, Instant::now()),
+        };
+        self.identities.insert(url, known);
+    }
+
+    fn ended(&mut self, ended: Result<(Identity, Ended), tokio::task::JoinError>) {
+        match ended {
+            Ok((identity, ended)) => {
+                let Some(running) = self.running.remove(&identity) else { return };
+                if ended == Ended::OtherCluster {
+                    self.identities.remove(&running.group.url);
+                }
+            }
+            Err(error) => {
+                // Whose it was is not told: all are looked at anew.
+                tracing::error!(%error, "a reader failed");
+                self.running.values().for_each(|running| running.stop.cancel());
+                self.running.clear();
+            }
+        }
+    }
+
+    /// Compares what should run with what runs.
+    async fn look(&mut self) -> Result<(), DatabaseError> {
+        let targets = (self.service.targets)().await?;
+        let stopped: HashSet<Scope> = cdc::stopped(&self.service.pool).await?.into_iter().collect();
+        let (wanted, kept) = self.groups(targets, &stopped).await;
+        for (identity, running) in &self.running {
+            if wanted.get(identity) != Some(&running.group) {
+                // A database that no scope names any more is given up; one that is only stopped keeps its slot.
+                let given_up = !kept.contains(identity);
+                running.farewell.store(given_up, std::sync::atomic::Ordering::Relaxed);
+                running.stop.cancel();
+            }
+        }
+        for (identity, group) in wanted {
+            if !self.running.contains_key(&identity) {
+                self.start(identity, group);
+            }
+        }
+        Ok(())
+    }
+
+    /// The databases to read with their scopes, and all that any scope names.
+    async fn groups(
+        &mut self,
+        targets: Vec<CdcTarget>,
+        stopped: &HashSet<Scope>,
+    ) -> (BTreeMap<Identity, Group>, HashSet<Identity>) {
+        let (mut wanted, mut kept): (BTreeMap<Identity, Group>, _) = (BTreeMap::new(), HashSet::new());
+        for CdcTarget { scope, url, manage } in targets {
+            let url: TargetUrl = match url.parse() {
+                Ok(url) => url,
+                Err(problem) => {
+                    let trouble = Trouble::new(
+                        "TARGET_URL",
+                        problem.to_string(),
+                        "correct the URL in the application's settings",
+                    );
+                    self.show(&scope, ReaderState::Error, Some(&trouble)).await;
+                    continue;
+                }
+            };
+            let Some(identity) = self.identity(&scope, &url, stopped.contains(&scope)).await else {
+                continue;
+            };
+            kept.insert(identity.clone());
+            if stopped.contains(&scope) {
+                self.show_stopped(&scope).await;
+                continue;
+            }
+            let group = wanted.entry(identity).or_insert_with(|| Group { url, scopes: Vec::new(), manage });
+            group.scopes.push(scope);
+            // One scope that forbids it is enough.
+            if manage == Manage::Forbidden {
+                group.manage = Manage::Forbidden;
+            }
+        }
+        (wanted, kept)
+    }
+
+    /// Who `url` leads to; `None` where that is not known yet, or it cannot be asked.
+    async fn identity(&mut self, scope: &Scope, url: &TargetUrl, stopped: bool) -> Option<Identity> {
+        match self.identities.get(url) {
+            Some(Known::Identity(identity)) => return Some(identity.clone()),
+            Some(Known::Trouble(trouble, _)) if stopped => {
+                let _ = trouble;
+                self.show_stopped(scope).await;
+            }
+            Some(Known::Trouble(trouble, since)) => {
+                let (trouble, fresh) = (trouble.clone(), since.elapsed() < ASK_AGAIN);
+                self.show(scope, ReaderState::Error, Some(&trouble)).await;
+                if fresh {
+                    return None;
+                }
+            }
+            None => {}
+        }
+        if self.asked.insert(url.clone()) {
+            let url = url.clone();
+            self.asking.spawn(async move {
+                let identity = target::identify(&url).await;
+                (url, identity)
+            });
+        }
+        None
+    }
+
+    async fn show_stopped(&self, scope: &Scope) {
+        let trouble = Trouble::new(
+            "STOPPED",
+            "it was told to stop; its slot keeps the target's log meanwhile",
+            "POST /api/database/cdc/start",
+        );
+        self.show(scope, ReaderState::Stopped, Some(&trouble)).await;
+    }
+
+    /// Shows the state of a scope that no leader shows.
+    async fn show(&self, scope: &Scope, state: ReaderState, trouble: Option<&Trouble>) {
+        let status = ReaderStatus {
+            state,
+            code: trouble.map(|t| t.code.to_owned()),
+            message: trouble.map(|t| t.message.clone()),
+            cure: trouble.map(|t| t.cure.clone()),
+            ..ReaderStatus::default()
+        };
+        let written = cdc::write_status(&self.service.pool, scope, StatusWriter::Bystander, &status).await;
+        if let Err(error) = written {
+            tracing::debug!(%error, app.id = %scope.application(), "could not write the reader's status");
+        }
+    }
+
+    fn start(&mut self, identity: Identity, group: Group) {
+        let stop = CancellationToken::new();
+        let farewell = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let lead = Lead {
+            service: self.service.clone(),
+            names: Names::new(
+                &self.service.settings.slot_prefix,
+                &self.service.settings.installation,
+                &identity.database,
+            ),
+            identity: identity.clone(),
+            group: group.clone(),
+            stop: stop.clone(),
+            farewell: farewell.clone(),
+        };
+        self.running.insert(identity.clone(), Running { group, stop, farewell });
+        self.tasks.spawn(async move { (identity, lead.run().await) });
+    }
+}
+
+/// Waits to lead one target, leads it, and hands it over.
+struct Lead {
+    service: CdcService,
+    identity: Identity,
+    names: Names,
+    group: Group,
+    stop: CancellationToken,
+    farewell: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Lead {
+    async fn run(self) -> Ended {
+        let lease = format!("cdc/{}/{}", self.identity.system, self.names.slot);
+        while !self.stop.is_cancelled() {
+            let holder = &self.service.settings.holder;
+            match leases::acquire(&self.service.pool, &lease, holder, LEASE).await {
+                Ok(Some(term)) => {
+                    let ended = self.lead(&lease, term).await;
+                    let released = leases::release(&self.service.pool, &lease, term);
+                    if !matches!(tokio::time::timeout(HAND_BACK, released).await, Ok(Ok(()))) {
+                        tracing::warn!(lease, "could not hand the lease back; it runs out by itself");
+                    }
+                    if ended == Ended::OtherCluster {
+                        return ended;
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => tracing::debug!(%error, lease, "could not ask for the lease"),
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = tokio::time::sleep(RENEW) => {}
+            }
+        }
+        Ended::Stopped
+    }
+
+    /// Reads in `term` until told to stop, or until the lease is lost.
+    async fn lead(&self, lease: &str, term: u64) -> Ended {
+        tracing::info!(lease, cdc.term = term, "leading a target");
+        let status = Status::new();
+        let session = self.stop.child_token();
+        let _cancelled_with_this = session.clone().drop_guard();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(renew(self.service.pool.clone(), lease.to_owned(), term, session.clone()));
+        let writer = self.status_task(status.clone());
+        tasks.spawn(writer.run(session.clone()));
+        let mut reading = JoinSet::new();
+        reading.spawn(self.reader(status.clone(), term).run(session.clone()));
+        let ended = match reading.join_next().await {
+            Some(Ok(ended)) => ended,
+            Some(Err(error)) => {
+                tracing::error!(%error, lease, "a reader failed");
+                Ended::Stopped
+            }
+            None => Ended::Stopped,
+        };
+        session.cancel();
+        while tasks.join_next().await.is_some() {}
+        if self.stop.is_cancelled() {
+            self.say_goodbye(status).await;
+        }
+        ended
+    }
+
+    fn caretaker(&self, status: Arc<Status>) -> Caretaker {
+        Caretaker::new(
+            self.service.pool.clone(),
+            self.group.url.clone(),
+            self.identity.clone(),
+            self.names.clone(),
+            self.group.scopes.clone(),
+            self.group.manage,
+            status,
+        )
+    }
+
+    fn reader(&self, status: Arc<Status>, term: u64) -> Reader {
+        Reader {
+            router: self.service.router.clone(),
+            metrics: self.service.metrics.clone(),
+            caretaker: self.caretaker(status.clone()),
+            status,
+            names: self.names.clone(),
+            term,
+        }
+    }
+
+    fn status_task(&self, status: Arc<Status>) -> StatusTask {
+        StatusTask {
+            pool: self.service.pool.clone(),
+            status,
+            scopes: self.group.scopes.clone(),
+            names: self.names.clone(),
+            holder: self.service.settings.holder.clone(),
+            metrics: self.service.metrics.clone(),
+        }
+    }
+
+    /// Shows that nobody reads here any more, and gives the slot up where no scope names the target.
+    async fn say_goodbye(&self, status: Arc<Status>) {
+        let trouble = Trouble::new(
+            "STOPPED",
+            "no process reads it; its slot keeps the target's log meanwhile",
+            "start it, or start a process that hosts change data capture",
+        );
+        status.set(ReaderState::Stopped, Some(trouble));
+        if self.farewell.load(std::sync::atomic::Ordering::Relaxed) {
+            let mut caretaker = self.caretaker(status.clone());
+            match tokio::time::timeout(HAND_BACK * 3, caretaker.give_up()).await {
+                Ok(Ok(())) => tracing::info!(cdc.slot = %self.names.slot, "gave the target up"),
+                Ok(Err(trouble)) => {
+                    tracing::warn!(%trouble, cdc.slot = %self.names.slot, "the slot stays behind")
+                }
+                Err(_) => tracing::warn!(cdc.slot = %self.names.slot, "the slot stays behind"),
+            }
+        }
+        let writer = self.status_task(status);
+        if tokio::time::timeout(HAND_BACK, writer.write(0.0)).await.is_err() {
+            tracing::debug!("could not write the reader's last status");
+        }
+        self.service.metrics.clear_cdc_lag(&self.names.slot);
+    }
+}
+
+/// Renews the lease until `session` ends; ends it when the lease is lost or cannot be renewed in time.
+async fn renew(pool: Pool, lease: String, term: u64, session: CancellationToken) {
+    let mut renewed = Instant::now();
+    while !session.is_cancelled() {
+        tokio::select! {
+            () = session.cancelled() => return,
+            () = tokio::time::sleep(RENEW) => {}
+        }
+        let asked = Instant::now();
+        let answer = tokio::time::timeout(LEASE, leases::renew(&pool, &lease, term, LEASE)).await;
+        match answer {
+            Ok(Ok(true)) => renewed = asked,
+            Ok(Ok(false)) => {
+                tracing::warn!(lease, "another process leads now");
+                session.cancel();
+            }
+            Ok(Err(_)) | Err(_) if renewed.elapsed() >= LEASE => {
+                tracing::warn!(lease, "the lease could not be renewed in time");
+                session.cancel();
+            }
+            Ok(Err(error)) => tracing::debug!(%error, lease, "could not renew the lease"),
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What a reader says of itself: kept in memory, written to the platform's database once a second and on change.
+
+use crate::{plan::Misfit, target::Names, trouble::Trouble};
+use database::{
+    Pool,
+    tables::cdc::{Gap, MappingState, MappingStatus, ReaderState, ReaderStatus, StatusWriter, write_status},
+};
+use metrics::Metrics;
+use parking_lot::Mutex;
+use shared_types::{MappingId, Scope};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// How often it is written.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How long changes are gathered before they are written.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// A log position as Postgres writes it.
+pub(crate) fn lsn_text(lsn: u64) -> String {
+    format!("{:X}/{:X}", lsn >> 32, lsn & 0xFFFF_FFFF)
+}
+
+#[derive(Default)]
+struct Shown {
+    state: ReaderState,
+    trouble: Option<Trouble>,
+    mappings: BTreeMap<(Scope, MappingId), MappingStatus>,
+    misfits: BTreeMap<(Scope, MappingId), String>,
+    gap: Option<Gap>,
+}
+
+/// What the tasks of one reader know of it.
+pub(crate) struct Status {
+    shown: Mutex<Shown>,
+    changed: Notify,
+    /// Row changes read.
+    pub rows: AtomicU64,
+    /// Events appended.
+    pub events: AtomicU64,
+    /// Up to where the target may forget.
+    pub confirmed: AtomicU64,
+    /// The end of the target's log as last heard.
+    pub wal_end: AtomicU64,
+    /// From commit to append of what was appended last, milliseconds; 0 when nothing is on its way.
+    pub lag_ms: AtomicI64,
+}
+
+impl Status {
+    /// Of a reader that has not begun.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            shown: Mutex::new(Shown { state: ReaderState::Connecting, ..Shown::default() }),
+            changed: Notify::new(),
+            rows: AtomicU64::new(0),
+            events: AtomicU64::new(0),
+            confirmed: AtomicU64::new(0),
+            wal_end: AtomicU64::new(0),
+            lag_ms: AtomicI64::new(0),
+        })
+    }
+
+    /// What it does now. A trouble stays until it streams or stops.
+    pub fn set(&self, state: ReaderState, trouble: Option<Trouble>) {
+        let mut shown = self.shown.lock();
+        if shown.state == ReaderState::Error && state == ReaderState::Connecting {
+            return;
+        }
+        if shown.state != state || shown.trouble != trouble {
+            shown.state = state;
+            shown.trouble = trouble;
+            self.changed.notify_one();
+        }
+    }
+
+    /// How each mapping stands.
+    pub fn set_mappings(&self, mappings: BTreeMap<(Scope, MappingId), MappingStatus>) {
+        let mut shown = self.shown.lock();
+        shown.misfits.retain(|key, _| mappings.contains_key(key));
+        shown.mappings = mappings;
+        self.changed.notify_one();
+    }
+
+    /// Mappings that do not fit their tables, after all have been fitted anew or one table has been described.
+    pub fn set_misfits(&self, misfits: Vec<Misfit>, anew: bool) {
+        let mut shown = self.shown.lock();
+        if anew {
+            shown.misfits.clear();
+        }
+        shown.misfits.extend(misfits.into_iter().map(|m| ((m.scope, m.mapping), m.reason)));
+        self.changed.notify_one();
+    }
+
+    /// Changes were lost.
+    pub fn set_gap(&self, gap: Gap) {
+        self.shown.lock().gap = Some(gap);
+        self.changed.notify_one();
+    }
+
+    /// Bytes of the target's log that are not confirmed.
+    pub fn lag_bytes(&self) -> u64 {
+        let end = self.wal_end.load(Ordering::Relaxed);
+        let confirmed = self.confirmed.load(Ordering::Relaxed);
+        if confirmed == 0 { 0 } else { end.saturating_sub(confirmed) }
+    }
+
+    fn of_scope(&self, scope: &Scope, names: &Names, holder: &str, rate: f64) -> ReaderStatus {
+        let shown = self.shown.lock();
+        let confirmed = self.confirmed.load(Ordering::Relaxed);
+        let streams = shown.state == ReaderState::Streaming;
+        let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        ReaderStatus {
+            state: shown.state,
+            code: shown.trouble.as_ref().map(|t| t.code.to_owned()),
+            message: shown.trouble.as_ref().map(|t| t.message.clone()),
+            cure: shown.trouble.as_ref().map(|t| t.cure.clone()),
+            slot: Some(names.slot.clone()),
+            publication: Some(names.publication.clone()),
+            lag_bytes: (confirmed > 0).then(|| signed(self.lag_bytes())),
+            lag_seconds: streams.then(|| self.lag_ms.load(Ordering::Relaxed) as f64 / 1000.0),
+            last_lsn: (confirmed > 0).then(|| lsn_text(confirmed)),
+            rows_per_second: rate,
+            rows_total: signed(self.rows.load(Ordering::Relaxed)),
+            events_total: signed(self.events.load(Ordering::Relaxed)),
+            mappings: shown
+                .mappings
+                .iter()
+                .filter(|((s, _), _)| s == scope)
+                .map(|(key, m)| shown.fitting(key, m))
+                .collect(),
+            gap: shown.gap.clone(),
+            leader: Some(holder.to_owned()),
+            updated_at: 0,
+        }
+    }
+}
+
+impl Shown {
+    /// A mapping's status, with what does not fit.
+    fn fitting(&self, key: &(Scope, MappingId), status: &MappingStatus) -> MappingStatus {
+        match self.misfits.get(key) {
+            Some(reason) if status.state == MappingState::Live => MappingStatus {
+                state: MappingState::Error,
+                message: Some(reason.clone()),
+                cure: Some("add the column, or change the mapping".to_owned()),
+                ..status.clone()
+            },
+            _ => status.clone(),
+        }
+    }
+}
+
+/// Writes a reader's status until `stop`, and once more then.
+pub(crate) struct StatusTask {
+    /// Where to.
+    pub pool: Pool,
+    /// What of.
+    pub status: Arc<Status>,
+    /// Whose.
+    pub scopes: Vec<Scope>,
+    /// The slot and the publication.
+    pub names: Names,
+    /// Which process.
+    pub holder: String,
+    /// The metrics of this process.
+    pub metrics: Arc<Metrics>,
+}
+
+impl StatusTask {
+    /// Runs until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let (mut rows, mut since) = (self.status.rows.load(Ordering::Relaxed), Instant::now());
+        let mut rate = 0.0;
+        while !stop.is_cancelled() {
+            if since.elapsed() >= INTERVAL {
+                let now = self.status.rows.load(Ordering::Relaxed);
+                rate = (now - rows) as f64 / since.elapsed().as_secs_f64();
+                (rows, since) = (now, Instant::now());
+            }
+            self.write(rate).await;
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(INTERVAL) => {}
+                () = self.status.changed.notified() => tokio::time::sleep(GATHER).await,
+            }
+        }
+        self.metrics.clear_cdc_lag(&self.names.slot);
+    }
+
+    /// Writes it now, for each scope.
+    pub async fn write(&self, rate: f64) {
+        let seconds = self.status.lag_ms.load(Ordering::Relaxed) as f64 / 1000.0;
+        self.metrics.set_cdc_lag(&self.names.slot, seconds, self.status.lag_bytes());
+        for scope in &self.scopes {
+            let status = self.status.of_scope(scope, &self.names, &self.holder, rate);
+            if let Err(error) = write_status(&self.pool, scope, StatusWriter::Leader, &status).await {
+                tracing::debug!(%error, app.id = %scope.application(), "could not write the reader's status");
+            }
+        }
+    }
+}

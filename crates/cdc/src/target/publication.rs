@@ -1,0 +1,290 @@
+//! The publication: the tables of the active mappings, each with a replica identity.
+
+use super::quoted;
+use crate::trouble::Trouble;
+use shared_types::mapping::TableName;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use std::{collections::BTreeMap, time::Duration};
+
+/// How long a lock on a customer's table is waited for.
+pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Whether the reader may change the target beside its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manage {
+    /// It keeps the publication and sets replica identities.
+    Allowed,
+    /// It says what would have to be done.
+    Forbidden,
+}
+
+/// How a table stands in the publication.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Its changes are in the stream.
+    Published {
+        /// The stream does not hold whole old rows although a mapping asks for them.
+        old_rows_missing: bool,
+    },
+    /// Not now, but it is tried again.
+    Waiting(Trouble),
+    /// Somebody has to do something.
+    Refused(Trouble),
+}
+
+/// A table as the target describes it.
+#[derive(Debug, Default)]
+struct Found {
+    kind: String,
+    persistence: String,
+    identity: String,
+    has_key: bool,
+    published: bool,
+}
+
+/// Brings publication and replica identities in line with `wanted` (table → whether whole old rows are needed) and
+/// answers how each table stands.
+///
+/// # Errors
+/// The trouble with the publication as a whole.
+pub(crate) async fn align(
+    connection: &mut PgConnection,
+    publication: &str,
+    wanted: &BTreeMap<TableName, bool>,
+    manage: Manage,
+) -> Result<BTreeMap<TableName, Standing>, Trouble> {
+    ensure(connection, publication, manage).await?;
+    let mut standings = BTreeMap::new();
+    let found = describe(connection, publication, wanted).await?;
+    for (table, &old_rows) in wanted {
+        let standing = match found.get(table) {
+            None => Standing::Refused(missing(table)),
+            Some(found) => settle(connection, publication, table, found, old_rows, manage).await,
+        };
+        standings.insert(table.clone(), standing);
+    }
+    if manage == Manage::Allowed {
+        remove_others(connection, publication, wanted).await?;
+    }
+    Ok(standings)
+}
+
+/// Drops the publication where it is there.
+///
+/// # Errors
+/// The trouble that keeps it.
+pub(crate) async fn drop(connection: &mut PgConnection, publication: &str) -> Result<(), Trouble> {
+    let sql = format!("drop publication if exists {}", quoted(publication));
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
+    Ok(())
+}
+
+/// Makes the publication where it is not there. It must exist before the slot: the past of a slot is decoded with
+/// the catalog of that time.
+async fn ensure(connection: &mut PgConnection, publication: &str, manage: Manage) -> Result<(), Trouble> {
+    let sql = "select exists (select from pg_publication where pubname = $1)";
+    if sqlx::query_scalar(sql).bind(publication).fetch_one(&mut *connection).await? {
+        return Ok(());
+    }
+    let create = format!(
+        "create publication {} with (publish = 'insert, update, delete', publish_via_partition_root = true)",
+        quoted(publication)
+    );
+    if manage == Manage::Forbidden {
+        let message = format!("the publication {publication} does not exist, and the reader may not make it");
+        return Err(Trouble::new("PUBLICATION_MISSING", message, format!("{create};")));
+    }
+    match sqlx::raw_sql(AssertSqlSafe(create.clone())).execute(connection).await {
+        Ok(_) => Ok(()),
+        Err(sqlx::Error::Database(cause)) if cause.code().as_deref() == Some("42501") => Err(Trouble::new(
+            "PRIVILEGE",
+            cause.message(),
+            format!("grant create on database <database> to <user>; or as its owner: {create};"),
+        )),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn describe(
+    connection: &mut PgConnection,
+    publication: &str,
+    wanted: &BTreeMap<TableName, bool>,
+) -> Result<BTreeMap<TableName, Found>, Trouble> {
+    let sql = "
+        select n.nspname::text as schema, c.relname::text as name, c.relkind::text as kind,
+            c.relpersistence::text as persistence, c.relreplident::text as identity,
+            exists (select from pg_index i where i.indrelid = c.oid and i.indisvalid
+                and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end) as has_key,
+            exists (select from pg_publication p where p.pubname = $3
+                and (p.puballtables or exists (select from pg_publication_rel r
+                    where r.prpubid = p.oid and r.prrelid = c.oid))) as published
+        from unnest($1::text[], $2::text[]) as wanted (schema, name)
+        join pg_namespace n on n.nspname = wanted.schema
+        join pg_class c on c.relnamespace = n.oid and c.relname = wanted.name";
+    let schemas: Vec<&str> = wanted.keys().map(|table| &*table.schema).collect();
+    let names: Vec<&str> = wanted.keys().map(|table| &*table.name).collect();
+    let rows = sqlx::query(sql).bind(schemas).bind(names).bind(publication).fetch_all(connection).await?;
+    let mut found = BTreeMap::new();
+    for row in rows {
+        let table = TableName::new(row.try_get::<String, _>("schema")?, row.try_get::<String, _>("name")?);
+        let entry = Found {
+            kind: row.try_get("kind")?,
+            persistence: row.try_get("persistence")?,
+            identity: row.try_get("identity")?,
+            has_key: row.try_get("has_key")?,
+            published: row.try_get("published")?,
+        };
+        found.insert(table, entry);
+    }
+    Ok(found)
+}
+
+impl Found {
+    /// Whether updates and deletes of the table work once it is published.
+    fn identifiable(&self) -> bool {
+        match self.identity.as_str() {
+            "f" => true,
+            "n" => false,
+            _ => self.has_key,
+        }
+    }
+}
+
+async fn settle(
+    connection: &mut PgConnection,
+    publication: &str,
+    table: &TableName,
+    found: &Found,
+    old_rows: bool,
+    manage: Manage,
+) -> Standing {
+    if !matches!(found.kind.as_str(), "r" | "p") {
+        return Standing::Refused(Trouble::new(
+            "NOT_A_TABLE",
+            format!("{table} is no table"),
+            "map the tables that it is made of: views and foreign tables have no row changes",
+        ));
+    }
+    if found.persistence != "p" {
+        let message = format!("{table} is unlogged or temporary: its changes are not in the log");
+        return Standing::Refused(Trouble::new(
+            "NOT_LOGGED",
+            message,
+            format!("alter table {} set logged;", sql(table)),
+        ));
+    }
+    let full = found.identity != "f" && (old_rows || !found.identifiable());
+    let statements = statements(publication, table, full, !found.published);
+    if statements.is_empty() {
+        return Standing::Published { old_rows_missing: false };
+    }
+    if manage == Manage::Forbidden {
+        return forbidden(table, found, &statements);
+    }
+    match apply(connection, table, &statements).await {
+        Ok(()) => Standing::Published { old_rows_missing: false },
+        // Without whole old rows the documented fallback holds; without the table in the publication nothing does.
+        Err(trouble) if found.published && trouble.code != "LOCKED" => {
+            tracing::warn!(%trouble, %table, "cannot set the replica identity");
+            Standing::Published { old_rows_missing: old_rows }
+        }
+        Err(trouble) if trouble.code == "LOCKED" => Standing::Waiting(Trouble {
+            message: format!("waiting for lock on {table}: other transactions hold it"),
+            ..trouble
+        }),
+        Err(trouble) if trouble.code == "UNREACHABLE" => Standing::Waiting(trouble),
+        Err(trouble) => Standing::Refused(Trouble { cure: cure(table, &statements), ..trouble }),
+    }
+}
+
+fn forbidden(table: &TableName, found: &Found, statements: &[String]) -> Standing {
+    if found.published {
+        return Standing::Published { old_rows_missing: true };
+    }
+    let message = format!("{table} is not in the publication, and the reader may not change the target");
+    Standing::Refused(Trouble::new("NOT_PUBLISHED", message, format!("{};", statements.join("; "))))
+}
+
+fn cure(table: &TableName, statements: &[String]) -> String {
+    format!(
+        "make the user the owner (alter table {} owner to <user>), or run as the owner: {};",
+        sql(table),
+        statements.join("; ")
+    )
+}
+
+fn statements(publication: &str, table: &TableName, full: bool, add: bool) -> Vec<String> {
+    let mut statements = Vec::new();
+    if full {
+        statements.push(format!("alter table {} replica identity full", sql(table)));
+    }
+    if add {
+        statements.push(format!("alter publication {} add table {}", quoted(publication), sql(table)));
+    }
+    statements
+}
+
+/// Runs `statements` in one transaction that holds off writers, so that no open transaction has changes of the
+/// table on both sides of its entry: those would be missed.
+async fn apply(
+    connection: &mut PgConnection,
+    table: &TableName,
+    statements: &[String],
+) -> Result<(), Trouble> {
+    let mut transaction = connection.begin().await?;
+    let milliseconds = LOCK_TIMEOUT.as_millis();
+    let lock = format!(
+        "set local lock_timeout = {milliseconds}; lock table {} in share row exclusive mode",
+        sql(table)
+    );
+    sqlx::raw_sql(AssertSqlSafe(lock)).execute(&mut *transaction).await?;
+    for statement in statements {
+        sqlx::raw_sql(AssertSqlSafe(statement.clone())).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await?;
+    tracing::info!(%table, "the table is published");
+    Ok(())
+}
+
+/// Takes tables out that no mapping wants any more.
+async fn remove_others(
+    connection: &mut PgConnection,
+    publication: &str,
+    wanted: &BTreeMap<TableName, bool>,
+) -> Result<(), Trouble> {
+    let sql_text = "
+        select n.nspname::text, c.relname::text
+        from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
+        join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
+        where p.pubname = $1";
+    let rows: Vec<(String, String)> =
+        sqlx::query_as(sql_text).bind(publication).fetch_all(&mut *connection).await?;
+    for (schema, name) in rows {
+        let table = TableName::new(schema, name);
+        if !wanted.contains_key(&table) {
+            let statement = format!(
+                "set lock_timeout = {}; alter publication {} drop table {}",
+                LOCK_TIMEOUT.as_millis(),
+                quoted(publication),
+                sql(&table)
+            );
+            if let Err(error) = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *connection).await {
+                // Its changes are read and dropped meanwhile.
+                tracing::warn!(%error, %table, "cannot take a table out of the publication");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn missing(table: &TableName) -> Trouble {
+    Trouble::new(
+        "TABLE_MISSING",
+        format!("relation {table} does not exist"),
+        "create the table, or write schema.table where it is not in public; the reader looks again by itself",
+    )
+}
+
+fn sql(table: &TableName) -> String {
+    format!("{}.{}", quoted(&table.schema), quoted(&table.name))
+}

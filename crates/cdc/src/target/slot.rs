@@ -1,0 +1,97 @@
+//! The replication slot: made, found, taken over, given up.
+
+use crate::trouble::Trouble;
+use sqlx::{AssertSqlSafe, PgConnection, Row};
+use std::time::Duration;
+
+/// Making a slot waits for every transaction that is open; longer than this is said and tried again.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A slot as the target shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    /// Who reads it.
+    pub active_pid: Option<i32>,
+    /// Whether the server has thrown away what it would read.
+    pub lost: bool,
+    /// Up to where it was confirmed.
+    pub confirmed: Option<String>,
+}
+
+/// The slot `name`; `None` where there is none.
+///
+/// # Errors
+/// `SLOT_FOREIGN` where something else goes by this name.
+pub(crate) async fn find(connection: &mut PgConnection, name: &str) -> Result<Option<Slot>, Trouble> {
+    let sql = "
+        select coalesce(plugin, '') = 'pgoutput' and coalesce(database, '') = current_database() as ours,
+            active_pid, coalesce(wal_status, '') = 'lost' as lost, confirmed_flush_lsn::text as confirmed
+        from pg_replication_slots where slot_name = $1";
+    let Some(row) = sqlx::query(sql).bind(name).fetch_optional(connection).await? else { return Ok(None) };
+    if !row.try_get::<bool, _>("ours")? {
+        return Err(Trouble::new(
+            "SLOT_FOREIGN",
+            format!("a slot named {name} exists that is not ours (another database or output plugin)"),
+            format!("select pg_drop_replication_slot('{name}'); or set another CDC_SLOT_NAME"),
+        ));
+    }
+    Ok(Some(Slot {
+        active_pid: row.try_get("active_pid")?,
+        lost: row.try_get("lost")?,
+        confirmed: row.try_get("confirmed")?,
+    }))
+}
+
+/// Makes the slot; answers from where it reads.
+///
+/// # Errors
+/// `SLOT_WAITS` while transactions are open that began before; privileges and limits as the server says.
+pub(crate) async fn create(connection: &mut PgConnection, name: &str) -> Result<String, Trouble> {
+    let milliseconds = CREATE_TIMEOUT.as_millis();
+    sqlx::raw_sql(AssertSqlSafe(format!("set statement_timeout = {milliseconds}")))
+        .execute(&mut *connection)
+        .await?;
+    let made = sqlx::query_scalar("select lsn::text from pg_create_logical_replication_slot($1, 'pgoutput')")
+        .bind(name)
+        .fetch_one(connection)
+        .await;
+    match made {
+        Ok(lsn) => Ok(lsn),
+        Err(sqlx::Error::Database(cause)) if cause.code().as_deref() == Some("57014") => Err(Trouble::new(
+            "SLOT_WAITS",
+            "making the replication slot waits for transactions that are open",
+            "end long transactions (select * from pg_stat_activity order by xact_start); the reader keeps trying",
+        )),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Drops the slot where it is there, ending its reader.
+///
+/// # Errors
+/// `SLOT_IN_USE` where the reader may not be ended.
+pub(crate) async fn drop(connection: &mut PgConnection, name: &str) -> Result<(), Trouble> {
+    release(connection, name).await?;
+    let sql = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1";
+    sqlx::query(sql).bind(name).execute(connection).await?;
+    Ok(())
+}
+
+/// Ends whoever reads the slot: an earlier leader that is gone or has been overtaken. Call it only as the leader.
+///
+/// # Errors
+/// `SLOT_IN_USE` where it may not be ended or does not end within 3 seconds.
+pub(crate) async fn release(connection: &mut PgConnection, name: &str) -> Result<(), Trouble> {
+    for attempt in 0..30 {
+        let Some(Slot { active_pid: Some(pid), .. }) = find(connection, name).await? else { return Ok(()) };
+        if attempt % 10 == 0 {
+            let ended =
+                sqlx::query("select pg_terminate_backend($1)").bind(pid).execute(&mut *connection).await;
+            if ended.is_err() {
+                return Err(Trouble::slot_in_use());
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err(Trouble::slot_in_use())
+}

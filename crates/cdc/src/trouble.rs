@@ -1,0 +1,164 @@
+//! What keeps a reader from reading, with what helps: a state that is shown, never a crash.
+
+use pg_walstream::ReplicationError;
+use std::fmt;
+
+/// Why a target cannot be read now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// A stable code, listed in `docs/cdc.md`.
+    pub code: &'static str,
+    /// What is wrong, for a person. Holds no host, user or password.
+    pub message: String,
+    /// What helps.
+    pub cure: String,
+}
+
+impl Trouble {
+    /// A trouble of `code`.
+    pub fn new(code: &'static str, message: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self { code, message: message.into(), cure: cure.into() }
+    }
+
+    /// The target does not answer.
+    pub fn unreachable(what: &str) -> Self {
+        Self::new(
+            "UNREACHABLE",
+            format!("the target database does not answer: {what}"),
+            "check host, port, firewall and that the server runs; the reader keeps trying",
+        )
+    }
+
+    /// The platform's own database or event log does not answer.
+    pub fn platform(what: impl fmt::Display) -> Self {
+        Self::new(
+            "PLATFORM",
+            format!("the platform cannot take events now: {what}"),
+            "check the platform's database; changes wait in the target's log and nothing is lost meanwhile",
+        )
+    }
+
+    /// What the target's answer to a statement means.
+    pub fn of_sql(error: &sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Database(cause) => {
+                Self::of_state(&cause.code().unwrap_or_default(), cause.message())
+            }
+            sqlx::Error::Tls(cause) => Self::tls(&cause.to_string()),
+            sqlx::Error::Io(cause) => Self::unreachable(&cause.kind().to_string()),
+            sqlx::Error::Configuration(_) => Self::new(
+                "TARGET_URL",
+                "the target's URL cannot be used",
+                "correct it in the application's settings",
+            ),
+            _ => Self::unreachable("the connection ended"),
+        }
+    }
+
+    fn tls(what: &str) -> Self {
+        Self::new(
+            "TLS",
+            format!("no trusted connection to the target: {what}"),
+            "give the server's CA inline as sslrootcert, or another sslmode",
+        )
+    }
+
+    /// What a SQLSTATE of the target means; `message` is the server's.
+    pub fn of_state(state: &str, message: &str) -> Self {
+        let (code, cure) = match state {
+            "28P01" | "28000" if message.contains("no pg_hba.conf entry") => {
+                ("PRIVILEGE", "allow this user and the database `replication` from here in pg_hba.conf")
+            }
+            "28P01" | "28000" => {
+                ("AUTHENTICATION", "correct user and password in the application's settings")
+            }
+            "3D000" => ("DATABASE_MISSING", "correct the database's name in the application's settings"),
+            "42501" if message.contains("replication") => (
+                "PRIVILEGE",
+                "alter role <user> with replication; on managed services grant their replication role",
+            ),
+            "42501" => {
+                ("PRIVILEGE", "make the user the owner of the table, or a superuser, and see docs/cdc.md")
+            }
+            "53400" => ("SLOTS_FULL", "raise max_replication_slots, or drop slots that nobody uses"),
+            "53300" => ("CONNECTIONS_FULL", "raise max_wal_senders and max_connections"),
+            "55000" if message.contains("wal_level") => return Self::wal_level("too low"),
+            "57P01" | "57P02" | "57P03" => {
+                ("UNREACHABLE", "the server restarts or shuts down; the reader keeps trying")
+            }
+            "55006" => return Self::slot_in_use(),
+            "55P03" => ("LOCKED", "wait for the transactions that hold the table; the reader keeps trying"),
+            _ => ("TARGET", "see the message, which is the target database's own"),
+        };
+        Self::new(code, message, cure)
+    }
+
+    /// The target's `wal_level` does not carry row changes.
+    pub fn wal_level(found: &str) -> Self {
+        Self::new(
+            "WAL_LEVEL",
+            format!("wal_level is not logical (it is {found})"),
+            "alter system set wal_level = 'logical'; and restart the server (managed services: their parameter)",
+        )
+    }
+
+    /// Somebody else reads the slot.
+    pub fn slot_in_use() -> Self {
+        Self::new(
+            "SLOT_IN_USE",
+            "the replication slot is read by another process, which may not be ended from here",
+            "stop the other reader, or grant pg_signal_backend to the user",
+        )
+    }
+
+    /// What the end of a replication connection means.
+    pub fn of_stream(error: &ReplicationError) -> Self {
+        let text = error.to_string();
+        let message = text.rsplit(": ").next().unwrap_or(&text).to_owned();
+        if text.contains("publication") && text.contains("does not exist") {
+            return Self::new(
+                PUBLICATION_UNKNOWN,
+                message,
+                "the slot is older than its publication and is made anew; see the gap",
+            );
+        }
+        if text.contains("is active for PID") {
+            return Self::slot_in_use();
+        }
+        if text.contains("can no longer get changes") || text.contains("invalidated") {
+            return Self::new(SLOT_LOST, message, "the slot is made anew; see the gap");
+        }
+        match error {
+            ReplicationError::Authentication(_) => Self::new(
+                "AUTHENTICATION",
+                message,
+                "correct user and password in the application's settings",
+            ),
+            _ if text.contains("permission denied") || text.contains("must be superuser") => {
+                Self::of_state("42501", &format!("{message} (replication)"))
+            }
+            _ if text.contains("pg_hba.conf") => {
+                Self::of_state("28000", "no pg_hba.conf entry for replication")
+            }
+            _ if text.contains("max_wal_senders") => Self::of_state("53300", &message),
+            _ => Self::unreachable("the replication connection ended"),
+        }
+    }
+}
+
+/// The slot's past cannot be decoded, because its publication was made later.
+pub const PUBLICATION_UNKNOWN: &str = "PUBLICATION_UNKNOWN";
+/// The server no longer has what the slot would read.
+pub const SLOT_LOST: &str = "SLOT_LOST";
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+impl From<sqlx::Error> for Trouble {
+    fn from(error: sqlx::Error) -> Self {
+        Self::of_sql(&error)
+    }
+}
