@@ -1,0 +1,321 @@
+//! What goes wrong, and what is shown and done then.
+
+use crate::{
+    harness::{Harness, payload, scope},
+    recording::RecordingLog,
+};
+use cdc::Manage;
+use database::tables::cdc::{MappingState, ReaderState};
+use serde_json::json;
+use std::{sync::Arc, time::Duration};
+
+const ORDERS: &str = "create table orders (id int primary key, status text)";
+
+/// Every id from 1 to `count`, each once and in order.
+fn all_once(log: &Arc<RecordingLog>, count: i64) {
+    let ids: Vec<i64> = log.entries().iter().map(|e| payload(e)["id"].as_i64().unwrap()).collect();
+    assert_eq!(ids, (1..=count).collect::<Vec<_>>());
+}
+
+async fn insert(harness: &Harness, from: i64, to: i64) {
+    for id in from..=to {
+        harness.sql(&format!("insert into orders values ({id}, 'x')")).await;
+    }
+}
+
+const END_WALSENDERS: &str = "select pg_terminate_backend(active_pid) from pg_replication_slots where active_pid is not null and database = current_database()";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_connection_loses_and_doubles_nothing() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let running = harness.start_live().await;
+    for round in 0..6 {
+        insert(&harness, round * 50 + 1, round * 50 + 50).await;
+        harness.sql(END_WALSENDERS).await;
+    }
+    harness.events(300).await;
+    all_once(&harness.log, 300);
+    harness.live().await;
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn appends_that_fail_are_repeated_under_the_same_identities() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let running = harness.start_live().await;
+    insert(&harness, 1, 20).await;
+    harness.log.fail_next(4);
+    insert(&harness, 21, 60).await;
+    harness.events(60).await;
+    all_once(&harness.log, 60);
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_process_loses_and_doubles_nothing() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let mut running = harness.start_live().await;
+    for round in 0..3 {
+        insert(&harness, round * 30 + 1, round * 30 + 30).await;
+        running.kill().await;
+        running = harness.start();
+    }
+    harness.events(90).await;
+    all_once(&harness.log, 90);
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_takes_over_at_once_and_has_a_higher_term() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let first = harness.start_live().await;
+    let leader = harness.status().await.unwrap().leader;
+    let second = harness.start();
+    insert(&harness, 1, 5).await;
+    harness.events(5).await;
+    first.stop().await;
+    insert(&harness, 6, 10).await;
+    harness.events(10).await;
+    let status = harness
+        .status_where("led by another", |s| s.leader != leader && s.state == ReaderState::Streaming)
+        .await;
+    assert!(status.gap.is_none());
+    let terms: Vec<u64> = harness
+        .log
+        .entries()
+        .iter()
+        .map(|e| match &e.identity {
+            event_log::Identity::Positioned { term, .. } => *term,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(terms[0] < terms[9], "{terms:?}");
+    harness.finish(second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_table_is_said_and_followed_once_it_is_there() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let running = harness.start_live().await;
+    harness.mapping(json!({ "table": "later", "topic": "later.changed" })).await;
+    let status = harness
+        .status_where("one missing", |s| s.mappings.iter().any(|m| m.state == MappingState::Error))
+        .await;
+    let missing = status.mappings.iter().find(|m| m.table == "later").unwrap();
+    assert_eq!(missing.message.as_deref(), Some("relation later does not exist"));
+    assert!(missing.cure.is_some());
+    insert(&harness, 1, 1).await;
+    harness.events(1).await;
+    harness.sql("create table later (id int primary key, status text)").await;
+    harness.live().await;
+    harness.sql("insert into later values (2, 'x')").await;
+    harness.events(2).await;
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_table_is_waited_for() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let mut transaction = harness.target.pool.begin().await.unwrap();
+    sqlx::query("insert into orders values (1, 'x')").execute(&mut *transaction).await.unwrap();
+    let running = harness.start();
+    let pending = harness
+        .status_where("pending", |s| s.mappings.iter().any(|m| m.state == MappingState::Pending))
+        .await;
+    assert!(pending.mappings[0].message.as_deref().unwrap().contains("waiting for lock"));
+    transaction.commit().await.unwrap();
+    harness.live().await;
+    insert(&harness, 2, 2).await;
+    harness
+        .until("the second row", || async {
+            harness.log.entries().iter().any(|e| payload(e)["id"] == json!(2))
+        })
+        .await;
+    harness.finish(running).await;
+}
+
+/// A role of the target, and the target's URL for it.
+async fn role(harness: &Harness, attributes: &str) -> String {
+    let role = format!("role_{}", harness.target.name);
+    harness.sql(&format!("create role {role} login password 'secret' {attributes}")).await;
+    harness
+        .sql(&format!(
+            "grant create on database {} to {role}; grant all on schema public to {role}",
+            harness.target.name
+        ))
+        .await;
+    let mut url = url::Url::parse(&harness.target.url).unwrap();
+    url.set_username(&role).unwrap();
+    url.set_password(Some("secret")).unwrap();
+    harness.targets.lock()[0].url = url.to_string();
+    role
+}
+
+async fn drop_role(harness: &Harness, role: &str) {
+    harness
+        .sql(&format!("reassign owned by {role} to current_user; drop owned by {role}; drop role {role}"))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_privilege_is_a_state_with_a_cure() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let role = role(&harness, "").await;
+    let running = harness.start();
+    // Not the owner of the table.
+    let status = harness
+        .status_where("refused", |s| {
+            s.mappings.iter().any(|m| m.state == MappingState::Error) || s.state == ReaderState::Error
+        })
+        .await;
+    assert_eq!(status.state, ReaderState::Error, "{status:#?}");
+    assert_eq!(status.code.as_deref(), Some("PRIVILEGE"));
+    assert!(status.cure.as_deref().unwrap().contains("replication"), "{status:#?}");
+    harness.sql(&format!("alter role {role} replication")).await;
+    let status = harness
+        .status_where("not the owner", |s| s.mappings.iter().any(|m| m.state == MappingState::Error))
+        .await;
+    assert!(status.mappings[0].cure.as_deref().unwrap().contains("owner"), "{status:#?}");
+    harness.sql(&format!("alter table orders owner to {role}")).await;
+    harness.live().await;
+    insert(&harness, 1, 1).await;
+    harness.events(1).await;
+    running.stop().await;
+    harness.drop_slot().await;
+    drop_role(&harness, &role).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_may_not_be_managed_is_left_alone() {
+    let harness = Harness::new(ORDERS).await;
+    harness.targets.lock()[0].manage = Manage::Forbidden;
+    harness.mapping(json!({ "when": { "changed": "status" } })).await;
+    let running = harness.start();
+    let status = harness.status_where("refused", |s| s.state == ReaderState::Error).await;
+    assert_eq!(status.code.as_deref(), Some("PUBLICATION_MISSING"));
+    // The cure is SQL that works.
+    harness.sql(&status.cure.unwrap()).await;
+    let status =
+        harness.status_where("refused", |s| s.mappings.iter().any(|m| m.state == MappingState::Error)).await;
+    assert_eq!(
+        status.mappings[0].message.as_deref(),
+        Some("orders is not in the publication, and the reader may not change the target")
+    );
+    harness.sql(&format!("alter publication {} add table orders", harness.names().publication)).await;
+    let status = harness.live().await;
+    assert!(status.mappings[0].message.as_deref().unwrap().contains("old rows"));
+    insert(&harness, 1, 1).await;
+    harness.sql("update orders set id = 1").await;
+    let events = harness.events(2).await;
+    assert_eq!(crate::harness::metadata(&events[1])["changedUnknown"], json!(true));
+    harness.sql(&status.mappings[0].cure.clone().unwrap()).await;
+    harness.sql("update orders set id = 1; update orders set status = 'y'").await;
+    let events = harness.events(3).await;
+    assert_eq!(payload(&events[2])["status"], json!("y"));
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_gone_is_made_anew_and_the_gap_is_said() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let running = harness.start_live().await;
+    insert(&harness, 1, 3).await;
+    harness.events(3).await;
+    running.stop().await;
+    harness.drop_slot().await;
+    insert(&harness, 4, 4).await;
+    let running = harness.start();
+    let status = harness.status_where("gap", |s| s.gap.is_some() && s.state == ReaderState::Streaming).await;
+    assert_eq!(status.gap.unwrap().reason, "the replication slot was dropped");
+    harness.live().await;
+    insert(&harness, 5, 5).await;
+    let events = harness.events(4).await;
+    assert_eq!(payload(&events[3])["id"], json!(5));
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_that_is_dropped_is_made_anew() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let running = harness.start_live().await;
+    harness.sql(&format!("drop publication {}", harness.names().publication)).await;
+    insert(&harness, 1, 1).await;
+    let status = harness.status_where("gap", |s| s.gap.is_some() && s.state == ReaderState::Streaming).await;
+    assert!(status.gap.unwrap().reason.contains("does not exist"));
+    harness.live().await;
+    insert(&harness, 2, 2).await;
+    harness
+        .until("the second row", || async {
+            harness.log.entries().iter().any(|e| payload(e)["id"] == json!(2))
+        })
+        .await;
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unusable_or_unreachable_url_is_shown() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let good = harness.targets.lock()[0].url.clone();
+    harness.targets.lock()[0].url = "postgres://u@%2Ftmp/d".to_owned();
+    let running = harness.start();
+    harness.status_where("bad url", |s| s.code.as_deref() == Some("TARGET_URL")).await;
+    harness.targets.lock()[0].url = "postgres://nobody:secret@127.0.0.1:1/nowhere".to_owned();
+    let status = harness.status_where("unreachable", |s| s.code.as_deref() == Some("UNREACHABLE")).await;
+    let said = format!("{status:?}");
+    assert!(!said.contains("secret") && !said.contains("nowhere"), "{said}");
+    harness.targets.lock()[0].url = good;
+    harness.live().await;
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_log_is_waited_for_without_losing_the_connection() {
+    let mut harness = Harness::new(
+        &format!("{ORDERS}; alter database current set x.y = '1'")
+            .replace("; alter database current set x.y = '1'", ""),
+    )
+    .await;
+    harness.log = RecordingLog::gated();
+    harness.mapping(json!({})).await;
+    let running = harness.start_live().await;
+    harness.sql("insert into orders select n, 'x' from generate_series(1, 10000) n").await;
+    let pid = "select active_pid from pg_replication_slots where database = current_database()";
+    let before: Option<i32> = harness.ask(pid).await;
+    let confirmed =
+        "select confirmed_flush_lsn::text from pg_replication_slots where database = current_database()";
+    let start: String = harness.ask(confirmed).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(harness.ask::<Option<i32>>(pid).await, before, "still the same connection");
+    assert_eq!(harness.ask::<String>(confirmed).await, start, "nothing confirmed before it is appended");
+    harness.log.let_through(1000);
+    harness.events(10_000).await;
+    all_once(&harness.log, 10_000);
+    assert!(harness.log.batches().iter().all(|size| *size <= 2_000));
+    harness.until("confirmed", || async { harness.ask::<String>(confirmed).await != start }).await;
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_confirmed_position_advances_when_nothing_is_mapped() {
+    let harness = Harness::new(&format!("{ORDERS}; create table other (id int)")).await;
+    harness.mapping(json!({})).await;
+    let running = harness.start_live().await;
+    harness.sql("insert into other select generate_series(1, 1000)").await;
+    let caught_up = "select confirmed_flush_lsn >= pg_current_wal_lsn() - 1000::numeric from pg_replication_slots where database = current_database()";
+    harness.until("confirmed", || async { harness.ask::<bool>(caught_up).await }).await;
+    assert_eq!(
+        harness.status().await.unwrap().leader.is_some(),
+        scope().application().as_str() == "app_default"
+    );
+    harness.finish(running).await;
+}

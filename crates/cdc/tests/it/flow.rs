@@ -1,0 +1,236 @@
+//! What goes well.
+
+use crate::harness::{Harness, metadata, payload, scope};
+use database::tables::{
+    cdc::{MappingState, ReaderState, set_desired},
+    mappings,
+};
+use event_log::Identity;
+use serde_json::json;
+use shared_types::mapping::MappingDefinition;
+
+const ORDERS: &str = "create table orders (id int primary key, status text, body text, note text)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inserts_updates_and_deletes_become_events_in_order() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let running = harness.start_live().await;
+    harness.sql("begin; insert into orders values (1, 'open'), (2, 'open'); update orders set status = 'paid' where id = 1; commit").await;
+    harness.sql("delete from orders where id = 2").await;
+    let events = harness.events(4).await;
+    let seen: Vec<_> = events.iter().map(|e| (e.kind.to_string(), payload(e))).collect();
+    assert_eq!(
+        seen,
+        [
+            ("database.insert".to_owned(), json!({ "id": 1, "status": "open" })),
+            ("database.insert".to_owned(), json!({ "id": 2, "status": "open" })),
+            ("database.update".to_owned(), json!({ "id": 1, "status": "paid" })),
+            ("database.delete".to_owned(), json!({ "id": 2 })),
+        ]
+    );
+    let last = metadata(&events[3]);
+    assert_eq!((last["table"].clone(), last["operation"].clone()), (json!("orders"), json!("delete")));
+    assert_eq!(last["unavailable"], json!(["status"]));
+    assert!(last["timestamp"].as_i64().unwrap() > 1_700_000_000_000);
+    let positions: Vec<_> = events.iter().map(position).collect();
+    assert!(positions.is_sorted_by(|a, b| a < b));
+    assert_eq!(positions[0].0, positions[2].0, "one transaction, one commit position");
+    assert!(
+        events.iter().all(|e| e.id.as_str().starts_with("evt_") && e.key.topic.as_str() == "order.changed")
+    );
+    harness.finish(running).await;
+}
+
+fn position(entry: &event_log::Entry) -> (u64, u64) {
+    match &entry.identity {
+        Identity::Positioned { at, .. } => (at.lsn, at.ordinal),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_sets_full_identity_and_filters() {
+    let harness = Harness::new(ORDERS).await;
+    harness
+        .mapping(
+            json!({ "when": { "changed": "status" }, "payload": { "id": "$row.id", "from": "$old.status" } }),
+        )
+        .await;
+    let running = harness.start_live().await;
+    let identity: String =
+        harness.ask("select relreplident::text from pg_class where relname = 'orders'").await;
+    assert_eq!(identity, "f");
+    harness.sql("insert into orders values (1, 'open')").await;
+    harness.sql("update orders set note = 'x' where id = 1").await;
+    harness.sql("update orders set status = 'paid' where id = 1").await;
+    let events = harness.events(2).await;
+    assert_eq!(payload(&events[1]), json!({ "id": 1, "from": "open" }));
+    assert_eq!(metadata(&events[1]).get("changedUnknown"), None);
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_value_that_an_update_left_alone_is_unavailable() {
+    let harness =
+        Harness::new(&format!("{ORDERS}; alter table orders alter body set storage external")).await;
+    harness.mapping(json!({ "payload": { "id": "$row.id", "body": "$row.body" } })).await;
+    let running = harness.start_live().await;
+    harness.sql("insert into orders values (1, 'open', repeat('x', 10000))").await;
+    harness.sql("update orders set status = 'paid'").await;
+    let events = harness.events(2).await;
+    assert_eq!(payload(&events[0])["body"].as_str().map(str::len), Some(10_000));
+    assert_eq!(payload(&events[1]), json!({ "id": 1 }));
+    assert_eq!(metadata(&events[1])["unavailable"], json!(["body"]));
+    // Another mapping that needs old rows makes it known.
+    harness.mapping(json!({ "topic": "order.body", "events": ["update"], "when": { "not": { "changed": "body" } }, "payload": { "body": "$row.body" } })).await;
+    harness.live().await;
+    harness.sql("update orders set status = 'sent'").await;
+    let events = harness.events(4).await;
+    assert!(events[2..].iter().all(|e| payload(e)["body"].as_str().map(str::len) == Some(10_000)));
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mappings_come_change_and_go_while_it_runs() {
+    let harness =
+        Harness::new(&format!("{ORDERS}; create schema shop; create table shop.items (sku text)")).await;
+    let first = harness.mapping(json!({})).await;
+    let running = harness.start_live().await;
+    harness
+        .mapping(json!({ "table": "shop.items", "topic": "item.changed", "payload": { "sku": "$row.sku" } }))
+        .await;
+    harness.live().await;
+    // A table without a key gets a full identity, so that its own updates go on working.
+    harness.sql("insert into shop.items values ('a'); update shop.items set sku = 'b'").await;
+    let events = harness.events(2).await;
+    assert_eq!(
+        (metadata(&events[1])["table"].clone(), payload(&events[1])),
+        (json!("shop.items"), json!({ "sku": "b" }))
+    );
+
+    let mut transaction = harness.pool().begin().await.unwrap();
+    let old = mappings::lock(&mut transaction, &scope(), &first).await.unwrap().unwrap();
+    let new = old.definition.patched(&json!({ "topic": "order.renamed" })).unwrap();
+    let updated = mappings::update(&mut transaction, &scope(), &first, &new).await.unwrap().unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(updated.version, 2);
+    let mut id = 10;
+    harness
+        .until("renamed", || {
+            id += 1;
+            let (harness, id) = (&harness, id);
+            async move {
+                harness.sql(&format!("insert into orders values ({id}, 'x')")).await;
+                harness.log.entries().iter().any(|e| e.key.topic.as_str() == "order.renamed")
+            }
+        })
+        .await;
+
+    assert!(mappings::delete(harness.pool(), &scope(), &first).await.unwrap());
+    harness.status_where("one mapping", |s| s.mappings.len() == 1).await;
+    let tables: i64 = harness.ask("select count(*) from pg_publication_tables").await;
+    assert_eq!(tables, 1);
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_committed_after_live_is_never_missed() {
+    let harness = Harness::new(ORDERS).await;
+    let running = harness.start();
+    for round in 0..5 {
+        let table = format!("t{round}");
+        harness.sql(&format!("create table {table} (id int primary key, status text)")).await;
+        harness.mapping(json!({ "table": table, "topic": format!("topic.{round}") })).await;
+        harness.live().await;
+        harness.sql(&format!("insert into {table} values ({round}, 'x')")).await;
+    }
+    harness.events(5).await;
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_mappings_the_target_keeps_nothing_for_us() {
+    let harness = Harness::new(ORDERS).await;
+    let running = harness.start();
+    harness.status_where("idle", |s| s.code.as_deref() == Some("NO_MAPPINGS")).await;
+    let id = harness.mapping(json!({})).await;
+    harness.live().await;
+    let slots =
+        format!("select count(*) from pg_replication_slots where slot_name = '{}'", harness.names().slot);
+    assert_eq!(harness.ask::<i64>(&slots).await, 1);
+    assert!(mappings::delete(harness.pool(), &scope(), &id).await.unwrap());
+    harness.status_where("idle", |s| s.state == ReaderState::Stopped).await;
+    assert_eq!(harness.ask::<i64>(&slots).await, 0);
+    assert_eq!(harness.ask::<i64>("select count(*) from pg_publication").await, 0);
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stop_keeps_the_slot_and_start_catches_up() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let running = harness.start_live().await;
+    set_desired(harness.pool(), &scope(), false).await.unwrap();
+    harness.status_where("stopped", |s| s.state == ReaderState::Stopped).await;
+    harness.sql("insert into orders values (1, 'while stopped')").await;
+    set_desired(harness.pool(), &scope(), true).await.unwrap();
+    harness.live().await;
+    assert_eq!(payload(&harness.events(1).await[0])["status"], json!("while stopped"));
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_no_scope_names_any_more_is_given_up() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let running = harness.start_live().await;
+    harness.targets.lock().clear();
+    let slots =
+        format!("select count(*) from pg_replication_slots where slot_name = '{}'", harness.names().slot);
+    harness.until("given up", || async { harness.ask::<i64>(&slots).await == 0 }).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_target_of_two_scopes_has_one_reader() {
+    let harness = Harness::new(ORDERS).await;
+    let staging = shared_types::Scope::new(scope().application().clone(), shared_types::Environment::Staging);
+    let mut second = harness.targets.lock()[0].clone();
+    second.scope = staging.clone();
+    // Another URL of the same database.
+    second.url = second.url.replace("127.0.0.1", "localhost");
+    harness.targets.lock().push(second);
+    let id = harness.mapping(json!({})).await;
+    let definition: MappingDefinition =
+        mappings::get(harness.pool(), &scope(), &id).await.unwrap().unwrap().definition;
+    let mut transaction = harness.pool().begin().await.unwrap();
+    // The same mapping id, as after a promotion.
+    mappings::create(&mut transaction, &staging, &id, &definition).await.unwrap();
+    transaction.commit().await.unwrap();
+    let running = harness.start_live().await;
+    harness.sql("insert into orders values (1, 'open')").await;
+    let events = harness.events(2).await;
+    assert_eq!((&events[0].key.scope, &events[1].key.scope), (&scope(), &staging));
+    assert_ne!(events[0].id, events[1].id);
+    assert_eq!(harness.ask::<i64>("select count(*) from pg_stat_replication where application_name <> 'x' and pid in (select active_pid from pg_replication_slots where database = current_database())").await, 1);
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_columns_of_a_table_take_effect() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({ "payload": { "id": "$row.id", "extra": "$row.extra" } })).await;
+    let running = harness.start_live().await;
+    harness.sql("insert into orders values (1, 'open')").await;
+    let events = harness.events(1).await;
+    assert_eq!(metadata(&events[0])["unavailable"], json!(["extra"]));
+    let status = harness.status_where("misfit", |s| s.mappings[0].state == MappingState::Error).await;
+    assert_eq!(status.mappings[0].message.as_deref(), Some("the table orders has no column extra"));
+    harness.sql("alter table orders add extra int default 7").await;
+    harness.sql("insert into orders values (2, 'open')").await;
+    assert_eq!(payload(&harness.events(2).await[1]), json!({ "id": 2, "extra": 7 }));
+    harness.sql("alter table orders drop extra; insert into orders values (3, 'open')").await;
+    assert_eq!(payload(&harness.events(3).await[2]), json!({ "id": 3 }));
+    harness.finish(running).await;
+}

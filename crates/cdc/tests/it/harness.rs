@@ -1,0 +1,236 @@
+//! A platform, a target, and the service between them.
+
+use crate::recording::RecordingLog;
+use cdc::{CdcService, CdcSettings, CdcTarget, Manage, Names, TargetSource};
+use database::{
+    Pool,
+    tables::{
+        cdc::{self as cdc_tables, MappingState, ReaderState, ReaderStatus},
+        mappings,
+    },
+};
+use event_log::{Entry, EventLog};
+use event_router::EventRouter;
+use metrics::Metrics;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use shared_types::{AppId, Environment, MappingId, Scope, mapping::MappingDefinition};
+use sqlx::AssertSqlSafe;
+use std::{future::Future, sync::Arc, time::Duration};
+use testkit::TestDatabase;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The development scope of the default application.
+pub fn scope() -> Scope {
+    Scope::new(AppId::from_stored("app_default"), Environment::Development)
+}
+
+/// A running service.
+pub struct Running {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    /// Stops it as a process does that is told to.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        tokio::time::timeout(PATIENCE, self.task).await.expect("stops in time").unwrap();
+    }
+
+    /// Ends it as a process does that is killed: nothing is handed back.
+    pub async fn kill(self) {
+        self.task.abort();
+        assert!(self.task.await.is_err());
+    }
+}
+
+/// The platform and its target.
+pub struct Harness {
+    pub platform: TestDatabase,
+    pub target: TestDatabase,
+    pub log: Arc<RecordingLog>,
+    pub targets: Arc<Mutex<Vec<CdcTarget>>>,
+    installation: String,
+}
+
+impl Harness {
+    /// A fresh platform and a fresh target in which `sql` has been run.
+    pub async fn new(sql: &str) -> Self {
+        let (platform, target) = (testkit::database().await, testkit::empty_database().await);
+        let targets = vec![CdcTarget { scope: scope(), url: target.url.clone(), manage: Manage::Allowed }];
+        let harness = Self {
+            installation: target.name.clone(),
+            platform,
+            target,
+            log: RecordingLog::new(),
+            targets: Arc::new(Mutex::new(targets)),
+        };
+        harness.sql(sql).await;
+        harness
+    }
+
+    /// The slot and the publication.
+    pub fn names(&self) -> Names {
+        Names::new("test_slot", &self.installation, &self.target.name)
+    }
+
+    /// Runs `sql` in the target.
+    pub async fn sql(&self, sql: &str) {
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.target.pool).await.expect(sql);
+    }
+
+    /// One value of the target.
+    pub async fn ask<T>(&self, sql: &str) -> T
+    where
+        T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.target.pool).await.expect(sql)
+    }
+
+    /// Creates a mapping; `overrides` replace members of a simple one of `orders`.
+    pub async fn mapping(&self, overrides: Value) -> MappingId {
+        let mut whole = json!({
+            "table": "orders", "topic": "order.changed", "events": ["insert", "update", "delete"],
+            "payload": { "id": "$row.id", "status": "$row.status" }
+        });
+        for (name, value) in overrides.as_object().unwrap() {
+            whole[name] = value.clone();
+        }
+        let definition = MappingDefinition::parse(&whole).unwrap();
+        let id = MappingId::generate();
+        let mut transaction = self.platform.pool.begin().await.unwrap();
+        mappings::create(&mut transaction, &scope(), &id, &definition).await.unwrap();
+        transaction.commit().await.unwrap();
+        id
+    }
+
+    /// Starts a service that appends to the recording log.
+    pub fn start(&self) -> Running {
+        self.start_with(self.log.clone())
+    }
+
+    /// Starts a service that appends to `log`.
+    pub fn start_with(&self, log: Arc<dyn EventLog>) -> Running {
+        let metrics = Metrics::new();
+        let settings = CdcSettings {
+            slot_prefix: "test_slot".to_owned(),
+            installation: self.installation.clone(),
+            holder: format!("holder-{}", rand::random::<u32>()),
+        };
+        let targets = self.targets.clone();
+        let source: TargetSource = Arc::new(move || {
+            let targets = targets.lock().clone();
+            Box::pin(async move { Ok(targets) })
+        });
+        let router = EventRouter::new(log, metrics.clone());
+        let service = CdcService::new(self.platform.pool.clone(), router, metrics, settings, source);
+        let stop = CancellationToken::new();
+        Running { task: tokio::spawn(service.run(stop.clone())), stop }
+    }
+
+    /// Starts the service and waits until all its mappings are live.
+    pub async fn start_live(&self) -> Running {
+        let running = self.start();
+        self.live().await;
+        running
+    }
+
+    /// The reader's status.
+    pub async fn status(&self) -> Option<ReaderStatus> {
+        cdc_tables::status(&self.platform.pool, &scope()).await.unwrap()
+    }
+
+    /// Waits for a status.
+    pub async fn status_where(&self, what: &str, test: impl Fn(&ReaderStatus) -> bool) -> ReaderStatus {
+        let mut last = None;
+        let found = tokio::time::timeout(PATIENCE, async {
+            loop {
+                last = self.status().await;
+                if let Some(status) = last.clone().filter(&test) {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        match found.await {
+            Ok(status) => status,
+            Err(_) => panic!("never {what}: {last:#?}"),
+        }
+    }
+
+    /// Waits until every active mapping is live.
+    pub async fn live(&self) -> ReaderStatus {
+        let active = mappings::active(&self.platform.pool, &[scope()]).await.unwrap().len();
+        self.status_where("live", |status| {
+            status.state == ReaderState::Streaming
+                && status.mappings.len() == active
+                && status.mappings.iter().all(|m| m.state == MappingState::Live)
+        })
+        .await
+    }
+
+    /// Waits until `count` events are appended, and answers them.
+    pub async fn events(&self, count: usize) -> Vec<Entry> {
+        let log = self.log.clone();
+        self.until(&format!("{count} events"), || {
+            let entries = log.entries();
+            async move { entries.len() >= count }
+        })
+        .await;
+        let entries = self.log.entries();
+        assert_eq!(
+            entries.len(),
+            count,
+            "{:#?}",
+            entries.iter().map(|e| e.payload.as_str().to_owned()).collect::<Vec<_>>()
+        );
+        entries
+    }
+
+    /// Waits for a condition.
+    pub async fn until<F: Future<Output = bool>>(&self, what: &str, mut test: impl FnMut() -> F) {
+        let waited = tokio::time::timeout(PATIENCE, async {
+            while !test().await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        if waited.await.is_err() {
+            panic!("never {what}; status: {:#?}", self.status().await);
+        }
+    }
+
+    /// Ends the service and drops the slot, which would keep the target from being dropped.
+    pub async fn finish(self, running: Running) {
+        running.stop().await;
+        self.drop_slot().await;
+    }
+
+    /// Drops the slot where it is there.
+    pub async fn drop_slot(&self) {
+        let sql = format!(
+            "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '{}'",
+            self.names().slot
+        );
+        self.sql(&sql).await;
+    }
+
+    /// The platform's pool.
+    pub fn pool(&self) -> &Pool {
+        &self.platform.pool
+    }
+}
+
+/// An entry's payload.
+pub fn payload(entry: &Entry) -> Value {
+    serde_json::from_str(entry.payload.as_str()).unwrap()
+}
+
+/// An entry's metadata.
+pub fn metadata(entry: &Entry) -> Value {
+    serde_json::from_str(entry.metadata.as_str()).unwrap()
+}

@@ -1,0 +1,11 @@
+//! Change data capture on a real Postgres: one database for the platform, one as target.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod failures;
+mod flow;
+mod harness;
+mod recording;
+mod tables;
+mod throughput;
+mod types;
