@@ -1,1 +1,75 @@
-//! workers
+//! The workers: change data capture, and the place of what else follows the event log.
+//!
+//! Knows no client connections. Row changes enter through [`cdc`]; events leave through the event router.
+
+pub mod health;
+
+use anyhow::Result;
+use cdc::{CdcService, CdcSettings};
+use database::tables::installation;
+use platform::Platform;
+use shared_types::ids::new_id;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+/// How long the workers may take to hand over and end.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// How long to wait before the platform's database is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Running workers.
+pub struct Workers {
+    stop: CancellationToken,
+    cdc: oneshot::Receiver<()>,
+}
+
+impl Workers {
+    /// Starts all workers of this process.
+    ///
+    /// # Errors
+    /// Where a worker cannot be set up.
+    pub async fn start(platform: Arc<Platform>) -> Result<Self> {
+        let stop = CancellationToken::new();
+        let (ended, cdc) = oneshot::channel();
+        let stopping = stop.clone();
+        let working = platform.clone();
+        platform.tasks.spawn("change data capture", async move {
+            read_targets(&working, stopping).await;
+            let _ = ended.send(());
+            // Ending before the platform does is what `stop` asked for.
+            working.tasks.stopping().cancelled().await;
+        });
+        Ok(Self { stop, cdc })
+    }
+
+    /// Hands over and ends.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        if tokio::time::timeout(STOP_WITHIN, self.cdc).await.is_err() {
+            tracing::warn!("change data capture did not end in time");
+        }
+    }
+}
+
+/// Reads targets until `stop`, from when the platform's database answers.
+async fn read_targets(platform: &Platform, stop: CancellationToken) {
+    let installation = loop {
+        match installation::id(&platform.pool).await {
+            Ok(id) => break id,
+            Err(error) => tracing::debug!(%error, "the installation's id cannot be read yet"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    };
+    let settings = CdcSettings {
+        slot_prefix: platform.config.cdc.slot_name.clone(),
+        installation,
+        holder: format!("{}:{}", std::process::id(), new_id("worker")),
+    };
+    let targets = cdc::application_targets(platform.pool.clone(), platform.sealer.clone());
+    let (pool, router, metrics) = (platform.pool.clone(), platform.router.clone(), platform.metrics.clone());
+    CdcService::new(pool, router, metrics, settings, targets).run(stop).await;
+}

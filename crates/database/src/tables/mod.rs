@@ -5,6 +5,7 @@ pub mod applications;
 pub mod auth_snapshot;
 pub mod cdc;
 pub mod idempotency;
+pub mod installation;
 pub mod leases;
 pub mod login_failures;
 pub mod mappings;

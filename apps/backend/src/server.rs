@@ -1,0 +1,124 @@
+//! The HTTP server of a backend: REST, the gateways and the pages on one port.
+
+use crate::{
+    gateway::{Gateway, GatewayLimits},
+    http, pages,
+    state::{AppState, HttpSettings, Mode},
+};
+use anyhow::{Context as _, Result};
+use axum::serve::ListenerExt as _;
+use event_router::Hub;
+use platform::Platform;
+use shared_config::{Config, Environment};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// How long a REST request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// What is left of a graceful stop for closing when connections have ended.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// A running server.
+pub struct Server {
+    platform: Arc<Platform>,
+    gateway: Arc<Gateway>,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+impl Mode {
+    /// The mode that a configuration asks for. `realtime dev` asks for [`Mode::OwnMachine`] itself.
+    pub fn of(config: &Config) -> Self {
+        match config.environment {
+            Environment::Production => Self::Production,
+            Environment::Staging | Environment::Development | Environment::Test => Self::Development,
+        }
+    }
+}
+
+impl Server {
+    /// Starts to serve on `listener`.
+    ///
+    /// # Errors
+    /// Where the listener cannot be used.
+    pub async fn start(platform: Arc<Platform>, listener: TcpListener, mode: Mode) -> Result<Self> {
+        let address = listener.local_addr().context("the listener has no address")?;
+        let connections = Arc::new(AtomicUsize::new(0));
+        let gateway = gateway(&platform, &connections);
+        let app = http::app(state(&platform, connections, mode), gateway.routes(), pages::routes());
+        let stop = CancellationToken::new();
+        let stopping = stop.clone();
+        // Small messages must not wait for one another in the kernel.
+        let listener = listener.tap_io(|socket| {
+            if let Err(error) = socket.set_nodelay(true) {
+                tracing::debug!(%error, "a connection keeps its delay");
+            }
+        });
+        let serving = tokio::spawn(async move {
+            let service = app.into_make_service_with_connect_info::<SocketAddr>();
+            let served =
+                axum::serve(listener, service).with_graceful_shutdown(stopping.cancelled_owned()).await;
+            if let Err(error) = served {
+                tracing::error!(%error, "the server ended");
+            }
+        });
+        tracing::info!(%address, "listening");
+        Ok(Self { platform, gateway, stop, serving })
+    }
+
+    /// Stops gracefully: says so on `/ready`, accepts nothing more, tells clients to reconnect elsewhere, finishes
+    /// requests, and closes within the configured time.
+    pub async fn stop(self) {
+        let limit = self.platform.config.shutdown.saturating_sub(CLOSING);
+        self.platform.draining.store(true, Ordering::Release);
+        self.stop.cancel();
+        self.gateway.drain(limit).await;
+        if tokio::time::timeout(CLOSING, self.serving).await.is_err() {
+            tracing::warn!("some requests did not end in time");
+        }
+    }
+}
+
+fn gateway(platform: &Platform, connections: &Arc<AtomicUsize>) -> Arc<Gateway> {
+    let (log, metrics, stop) = (platform.log.clone(), platform.metrics.clone(), platform.tasks.stopping());
+    let hub = platform.tasks.spawn_with(|set| Hub::start(log, metrics, set, stop));
+    let gateway = Gateway::new(
+        hub,
+        platform.router.clone(),
+        platform.authenticator.clone(),
+        platform.pool.clone(),
+        platform.metrics.clone(),
+        GatewayLimits::of(&platform.config),
+        connections.clone(),
+    );
+    platform.tasks.spawn("connections", gateway.clone().watch(platform.tasks.stopping()));
+    gateway
+}
+
+fn state(platform: &Platform, connections: Arc<AtomicUsize>, mode: Mode) -> AppState {
+    let http = HttpSettings {
+        cors: platform.config.cors_origins.clone(),
+        body_bytes: platform.config.limits.body_bytes,
+        timeout: REQUEST_TIMEOUT,
+        mode,
+        platform_database_url: platform.config.postgres.url().to_owned(),
+    };
+    AppState {
+        pool: platform.pool.clone(),
+        authenticator: platform.authenticator.clone(),
+        router: platform.router.clone(),
+        metrics: platform.metrics.clone(),
+        sealer: platform.sealer.clone(),
+        http: Arc::new(http),
+        connections,
+        draining: platform.draining.clone(),
+    }
+}

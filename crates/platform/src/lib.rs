@@ -1,0 +1,185 @@
+//! The composition root: from configuration to a running set of parts, and back down in order.
+//!
+//! Owns which parts exist, their background tasks and the order of starting and stopping. Knows no HTTP: the
+//! backend and the workers build on a [`Platform`].
+
+mod program;
+mod tasks;
+
+pub use program::{ProgramError, install_crypto, listen, program, until_stopped};
+pub use tasks::Tasks;
+
+use auth::{AuthSettings, Authenticator};
+use database::{
+    event_log::{LogSettings, PostgresEventLog},
+    migrate,
+    pool::{Pool, PoolSettings, connect_lazy},
+    sealing::Sealer,
+};
+use event_log::EventLog;
+use event_router::EventRouter;
+use metrics::Metrics;
+use sha2::{Digest as _, Sha256};
+use shared_config::{Config, Environment};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use thiserror::Error;
+
+/// How long the start waits for the database before it goes on without.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait before migrations are tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why a platform cannot be started at all.
+#[derive(Debug, Error)]
+pub enum PlatformError {
+    /// The database's connection string cannot be used.
+    #[error("the platform database cannot be used: {0}")]
+    Database(#[from] database::DatabaseError),
+}
+
+/// The parts that every process of the platform has.
+pub struct Platform {
+    /// What it was configured with.
+    pub config: Config,
+    /// The platform's database.
+    pub pool: Pool,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// The event log.
+    pub log: Arc<dyn EventLog>,
+    /// The way into it.
+    pub router: EventRouter,
+    /// Who may do what.
+    pub authenticator: Arc<Authenticator>,
+    /// Seals secrets at rest.
+    pub sealer: Arc<Sealer>,
+    /// Whether the process is stopping.
+    pub draining: Arc<AtomicBool>,
+    /// Its background tasks.
+    pub tasks: Tasks,
+    migrated: AtomicBool,
+}
+
+impl Platform {
+    /// Starts the parts. A database that does not answer is waited for a few seconds, and then in the background.
+    ///
+    /// # Errors
+    /// Where the configuration cannot be used at all.
+    pub async fn start(config: Config, service: &str) -> Result<Arc<Self>, PlatformError> {
+        let pool = connect_lazy(&PoolSettings {
+            min_connections: config.postgres.pool_min,
+            max_connections: config.postgres.pool_max,
+            application_name: format!("realtime {service}"),
+            ..PoolSettings::new(config.postgres.url())
+        })?;
+        let metrics = Metrics::new();
+        let tasks = Tasks::default();
+        let settings =
+            LogSettings { history: config.event_log.history, backlog_bytes: config.event_log.backlog_bytes };
+        let stop = tasks.stopping();
+        let log: Arc<dyn EventLog> = tasks.spawn_with(|set| {
+            PostgresEventLog::start(pool.clone(), settings, metrics.clone(), set, stop.clone())
+        });
+        let sealer = Arc::new(sealer(&config));
+        let authenticator = Arc::new(Authenticator::new(AuthSettings {
+            pool: pool.clone(),
+            sealer: sealer.clone(),
+            jwt_secret: config.jwt_secret.as_ref().map(|secret| secret.expose().to_owned()),
+        }));
+        let platform = Arc::new(Self {
+            router: EventRouter::new(log.clone(), metrics.clone()),
+            config,
+            pool,
+            metrics,
+            log,
+            authenticator,
+            sealer,
+            draining: Arc::new(AtomicBool::new(false)),
+            tasks,
+            migrated: AtomicBool::new(false),
+        });
+        platform.migrate_and_follow().await;
+        Ok(platform)
+    }
+
+    /// Whether the migrations have been applied by, or seen applied from, this process.
+    pub fn is_migrated(&self) -> bool {
+        self.migrated.load(Ordering::Acquire)
+    }
+
+    /// Applies migrations and follows keys and revocations: at once where the database answers, else as soon as it
+    /// does.
+    async fn migrate_and_follow(self: &Arc<Self>) {
+        let begun = tokio::time::timeout(PATIENCE, self.prepare()).await.unwrap_or(false);
+        if !begun {
+            tracing::warn!("the platform database does not answer; starting without it and trying on");
+        }
+        let platform = Arc::downgrade(self);
+        let stop = self.tasks.stopping();
+        self.tasks.spawn("keys", async move {
+            let follow = async {
+                while let Some(platform) = platform.upgrade() {
+                    if platform.is_migrated() || platform.prepare().await {
+                        let authenticator = platform.authenticator.clone();
+                        drop(platform);
+                        return authenticator.follow().await;
+                    }
+                    drop(platform);
+                    tokio::time::sleep(RETRY).await;
+                }
+            };
+            tokio::select! {
+                () = follow => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    /// Applies migrations and reads the keys once; answers whether that worked.
+    async fn prepare(&self) -> bool {
+        match migrate::latest(&self.pool).await {
+            Ok(applied) => {
+                if !applied.is_empty() {
+                    tracing::info!(migrations = ?applied, "migrations applied");
+                }
+                self.migrated.store(true, Ordering::Release);
+                if let Err(problem) = self.authenticator.refresh().await {
+                    tracing::warn!(%problem, "could not read keys; trying on");
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "could not apply migrations; trying again");
+                false
+            }
+        }
+    }
+
+    /// Stops all background tasks in order and closes the pool.
+    pub async fn stop(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.tasks.stop().await;
+        let _ = tokio::time::timeout(PATIENCE, self.pool.close()).await;
+    }
+}
+
+/// The sealer of this installation. Without a configured key, which only production insists on, what is sealed is
+/// as safe as the source code is secret: said in the log.
+fn sealer(config: &Config) -> Sealer {
+    match &config.secret_key {
+        Some(key) => Sealer::new(key.expose()),
+        None => {
+            debug_assert!(config.environment != Environment::Production);
+            tracing::warn!(
+                "REALTIME_SECRET_KEY is not set: stored secrets are sealed with a development key"
+            );
+            Sealer::new(&Sha256::digest("realtime development key").into())
+        }
+    }
+}
