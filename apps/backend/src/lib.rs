@@ -4,3 +4,5 @@
 //! through the gateways.
 
 pub mod gateway;
+pub mod http;
+pub mod state;

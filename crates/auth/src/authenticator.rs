@@ -206,13 +206,18 @@ impl Authenticator {
         self.changes.send_replace(version);
     }
 
-    fn demand_fresh(&self) -> Result<(), Problem> {
+    /// Whether the view is young enough to let somebody in.
+    pub fn is_fresh(&self) -> bool {
         let looked_at = self.looked_at.load(Ordering::Acquire);
         let age = self.started.elapsed().saturating_sub(Duration::from_millis(looked_at.saturating_sub(1)));
-        if looked_at == 0 || age > STALE_AFTER {
-            return Err(Problem::unavailable("revocations cannot be looked up now; try again"));
+        looked_at != 0 && age <= STALE_AFTER
+    }
+
+    fn demand_fresh(&self) -> Result<(), Problem> {
+        if self.is_fresh() {
+            return Ok(());
         }
-        Ok(())
+        Err(Problem::unavailable("revocations cannot be looked up now; try again"))
     }
 }
 

@@ -117,7 +117,8 @@ impl<S: Send + Sync, T: DeserializeOwned + Send + AsTexts> FromRequestParts<S> f
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let not_found = || Problem::new(shared_types::ErrorKind::NotFound, "NOT_FOUND", "there is no such thing");
+        let not_found =
+            || Problem::new(shared_types::ErrorKind::NotFound, "NOT_FOUND", "there is no such thing");
         let Path(value) = Path::<T>::from_request_parts(parts, state).await.map_err(|_| not_found())?;
         // No stored name holds such a character, and the database takes no NUL.
         if value.texts().iter().any(|text| text.len() > 512 || text.chars().any(char::is_control)) {
@@ -148,7 +149,10 @@ impl AsTexts for (String, String) {
 /// Refuses a text that is empty, blank, too long or holds control characters.
 pub(super) fn check_text(path: &str, text: &str, max_bytes: usize) -> Result<(), Problem> {
     if text.trim().is_empty() || text.len() > max_bytes || text.chars().any(char::is_control) {
-        return Err(Problem::field(path, format!("must have 1 to {max_bytes} bytes and no control characters")));
+        return Err(Problem::field(
+            path,
+            format!("must have 1 to {max_bytes} bytes and no control characters"),
+        ));
     }
     Ok(())
 }
@@ -182,15 +186,24 @@ mod tests {
     #[test]
     fn failures_name_field_and_rule() {
         assert_eq!(path("{}"), ("name".to_owned(), "is required".to_owned()));
-        assert_eq!(path(r#"{"name":"a","inner":[],"x":1}"#), ("x".to_owned(), "is not a known field".to_owned()));
-        assert_eq!(path(r#"{"name":"a","inner":[{}]}"#), ("inner[0].count".to_owned(), "is required".to_owned()));
+        assert_eq!(
+            path(r#"{"name":"a","inner":[],"x":1}"#),
+            ("x".to_owned(), "is not a known field".to_owned())
+        );
+        assert_eq!(
+            path(r#"{"name":"a","inner":[{}]}"#),
+            ("inner[0].count".to_owned(), "is required".to_owned())
+        );
         assert_eq!(
             path(r#"{"name":"a","inner":[{"count":1,"y":2}]}"#),
             ("inner[0].y".to_owned(), "is not a known field".to_owned())
         );
         assert_eq!(path(r#"{"name":1,"inner":[]}"#).0, "name");
         let (at, rule) = path(r#"{"name":"a","inner":[{"count":300}]}"#);
-        assert_eq!((at.as_str(), rule.as_str()), ("inner[0].count", "must be u8 (invalid value: integer `300`)"));
+        assert_eq!(
+            (at.as_str(), rule.as_str()),
+            ("inner[0].count", "must be u8 (invalid value: integer `300`)")
+        );
     }
 
     #[test]

@@ -117,7 +117,8 @@ fn identity_scope<P: Permit>(
     }
     let own = &identity.scope;
     let application = wanted_application(headers).is_some_and(|id| id != own.application().as_str());
-    let environment = wanted_environment(headers)?.is_some_and(|environment| environment != own.environment());
+    let environment =
+        wanted_environment(headers)?.is_some_and(|environment| environment != own.environment());
     if application || environment {
         let message = "X-Application-Id and X-Environment differ from those of the credentials";
         return Err(Problem::new(ErrorKind::Forbidden, "SCOPE_MISMATCH", message));

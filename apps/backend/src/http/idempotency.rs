@@ -1,6 +1,10 @@
 //! `Idempotency-Key`: a creating request is carried out once, and answered the same for 24 hours.
 
-use super::{access::Permit, grant::Grant, problem::{ApiError, database}};
+use super::{
+    access::Permit,
+    grant::Grant,
+    problem::{ApiError, database},
+};
 use crate::state::AppState;
 use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},

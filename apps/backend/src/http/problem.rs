@@ -110,10 +110,13 @@ impl IntoResponse for ApiProblem {
 /// The failure that stands behind a bare status from the framework, if it is one.
 pub(super) fn of_status(status: StatusCode) -> Option<ApiError> {
     let problem = match status {
-        StatusCode::NOT_FOUND => Problem::new(ErrorKind::NotFound, "ROUTE_NOT_FOUND", "there is no such route"),
-        StatusCode::METHOD_NOT_ALLOWED => {
-            Problem::invalid("METHOD_NOT_ALLOWED", "the route does not take this method; Allow lists those it takes")
+        StatusCode::NOT_FOUND => {
+            Problem::new(ErrorKind::NotFound, "ROUTE_NOT_FOUND", "there is no such route")
         }
+        StatusCode::METHOD_NOT_ALLOWED => Problem::invalid(
+            "METHOD_NOT_ALLOWED",
+            "the route does not take this method; Allow lists those it takes",
+        ),
         StatusCode::PAYLOAD_TOO_LARGE => {
             Problem::new(ErrorKind::TooLarge, "LIMIT_EXCEEDED", "the body is over the limit")
         }

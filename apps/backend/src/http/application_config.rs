@@ -1,0 +1,196 @@
+//! What may be set for an application, how it is changed, and how it is shown.
+
+use crate::state::AppState;
+use cdc::TargetUrl;
+use database::{
+    sealing::Sealer,
+    tables::applications::{ApplicationConfig, Limits, TopicPolicy, open_target, seal_target},
+};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use shared_types::{AppId, Environment, Problem, Scope, Violation};
+use std::collections::BTreeMap;
+use url::Url;
+use utoipa::ToSchema;
+
+/// What stands in place of a password.
+const MASK: &str = "****";
+/// The most origins of an environment.
+const MAX_ORIGINS: usize = 100;
+
+/// Changes of one thing by environment; null removes.
+type Changes<T> = BTreeMap<Environment, Option<T>>;
+
+/// What to change of an application's settings.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ConfigPatch {
+    /// The database whose changes are followed: `{ "development": { "databaseUrl": "postgres://…" } }`.
+    #[schema(value_type = Object)]
+    cdc: Changes<TargetInput>,
+    /// `open` or `registered`, by environment.
+    #[schema(value_type = Object)]
+    topic_policy: Changes<TopicPolicy>,
+    /// Origins that browsers may connect from, by environment.
+    #[schema(value_type = Object)]
+    allowed_origins: Changes<Vec<String>>,
+    /// Limits below the server's own, by environment.
+    #[schema(value_type = Object)]
+    limits: Changes<Limits>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct TargetInput {
+    database_url: String,
+}
+
+impl ConfigPatch {
+    /// Checks the changes and makes them.
+    ///
+    /// # Errors
+    /// `VALIDATION_FAILED` naming the field.
+    pub(super) fn apply(
+        &self,
+        state: &AppState,
+        application: &AppId,
+        config: &mut ApplicationConfig,
+    ) -> Result<(), Problem> {
+        for (environment, change) in &self.cdc {
+            let stored = match change {
+                None => None,
+                Some(input) => {
+                    let scope = Scope::new(application.clone(), *environment);
+                    check_target(state, *environment, &input.database_url)?;
+                    Some(seal_target(&state.sealer, &scope, &input.database_url))
+                }
+            };
+            set(&mut config.cdc, *environment, stored);
+        }
+        for (environment, origins) in &self.allowed_origins {
+            check_origins(*environment, origins.as_deref().unwrap_or_default())?;
+            set(&mut config.allowed_origins, *environment, origins.clone());
+        }
+        for (environment, limits) in &self.limits {
+            check_limits(*environment, limits.as_ref())?;
+            set(&mut config.limits, *environment, limits.clone());
+        }
+        for (environment, policy) in &self.topic_policy {
+            set(&mut config.topic_policy, *environment, *policy);
+        }
+        Ok(())
+    }
+}
+
+fn set<T>(map: &mut BTreeMap<Environment, T>, environment: Environment, value: Option<T>) {
+    match value {
+        Some(value) => map.insert(environment, value),
+        None => map.remove(&environment),
+    };
+}
+
+fn check_target(state: &AppState, environment: Environment, url: &str) -> Result<(), Problem> {
+    let path = format!("config.cdc.{environment}.databaseUrl");
+    let target: TargetUrl = url.parse().map_err(|problem: Problem| {
+        Problem::fields(problem.details.into_iter().map(|d| Violation::new(&path, d.message)).collect())
+    })?;
+    let given = Url::parse(url).ok();
+    if given.as_ref().and_then(Url::password).is_some_and(|password| password == MASK) {
+        return Err(Problem::field(path, "holds the masked password; give the whole URL or leave it out"));
+    }
+    if !state.http.own_database_as_target && is_platform_database(state, &target) {
+        return Err(Problem::field(path, "is the platform's own database, which may not be followed"));
+    }
+    Ok(())
+}
+
+fn is_platform_database(state: &AppState, target: &TargetUrl) -> bool {
+    state.http.platform_database_url.parse::<TargetUrl>().is_ok_and(|own| {
+        own.host().eq_ignore_ascii_case(target.host())
+            && own.port() == target.port()
+            && own.database() == target.database()
+    })
+}
+
+fn check_origins(environment: Environment, origins: &[String]) -> Result<(), Problem> {
+    let path = |index: usize| format!("config.allowedOrigins.{environment}[{index}]");
+    if origins.len() > MAX_ORIGINS {
+        return Err(Problem::field(path(MAX_ORIGINS), format!("at most {MAX_ORIGINS} origins")));
+    }
+    for (index, origin) in origins.iter().enumerate() {
+        let fits = origin == "*"
+            || Url::parse(origin).is_ok_and(|url| {
+                matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization() == *origin
+            });
+        if !fits {
+            return Err(Problem::field(
+                path(index),
+                "must be * or an origin as browsers send it: https://app.example.com",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_limits(environment: Environment, limits: Option<&Limits>) -> Result<(), Problem> {
+    let Some(limits) = limits else { return Ok(()) };
+    let fields = [
+        ("subscriptions", limits.subscriptions),
+        ("channels", limits.channels),
+        ("messageBytes", limits.message_bytes),
+        ("messagesPerSecond", limits.messages_per_second),
+    ];
+    let broken = fields.into_iter().filter(|(_, value)| *value == Some(0));
+    let broken: Vec<Violation> = broken
+        .map(|(name, _)| Violation::new(format!("config.limits.{environment}.{name}"), "must be at least 1"))
+        .collect();
+    if broken.is_empty() { Ok(()) } else { Err(Problem::fields(broken)) }
+}
+
+/// The settings as they are answered: connection URLs without their passwords.
+pub(super) fn shown(sealer: &Sealer, application: &AppId, config: &ApplicationConfig) -> Value {
+    let targets: Map<String, Value> = config
+        .cdc
+        .iter()
+        .map(|(environment, target)| {
+            let scope = Scope::new(application.clone(), *environment);
+            let url = match open_target(sealer, &scope, target) {
+                Ok(url) => json!({ "databaseUrl": masked(&url) }),
+                // Sealed under another secret key: it has to be set anew.
+                Err(_) => json!({ "databaseUrl": null, "error": "cannot be opened; set it again" }),
+            };
+            (environment.to_string(), url)
+        })
+        .collect();
+    json!({
+        "cdc": targets,
+        "topicPolicy": config.topic_policy,
+        "allowedOrigins": config.allowed_origins,
+        "limits": config.limits,
+    })
+}
+
+/// Host, port, user and database of a URL; nothing of its password.
+fn masked(url: &str) -> Option<String> {
+    let mut url = Url::parse(url).ok()?;
+    if url.password().is_some() {
+        url.set_password(Some(MASK)).ok()?;
+    }
+    url.set_query(None);
+    url.set_fragment(None);
+    Some(url.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_masked() {
+        assert_eq!(
+            masked("postgres://ann:s3cret@db.example:5433/shop?sslmode=require").as_deref(),
+            Some("postgres://ann:****@db.example:5433/shop")
+        );
+        assert_eq!(masked("postgres://ann@db/shop").as_deref(), Some("postgres://ann@db/shop"));
+    }
+}

@@ -1,0 +1,70 @@
+//! The REST API: one file a resource, thin over the rules of `auth`, `topic-registry` and `database`.
+//!
+//! Owns routes, extractors, the shape of answers and failures. Requests enter by [`api`]; a handler gets its scope
+//! and actor only from [`grant::Grant`], whose construction is the authorization.
+
+pub mod access;
+mod account;
+mod api_keys;
+mod application_config;
+mod applications;
+mod body;
+mod cdc_control;
+pub mod credentials;
+mod documentation;
+mod events;
+pub mod grant;
+mod health;
+mod idempotency;
+mod keys;
+mod layers;
+mod mappings;
+mod page;
+mod peer;
+mod preview;
+mod problem;
+pub mod route;
+pub mod security;
+mod socket;
+mod tokens;
+mod topics;
+
+pub use documentation::openapi;
+pub use problem::{ApiError, ApiProblem};
+
+use crate::state::AppState;
+use axum::{Router, extract::DefaultBodyLimit};
+use route::Route;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+/// Every route of the REST API with what it asks for.
+pub fn routes() -> Vec<Route> {
+    [
+        health::routes(),
+        documentation::routes(),
+        tokens::routes(),
+        account::routes(),
+        applications::routes(),
+        api_keys::routes(),
+        keys::routes(),
+        topics::routes(),
+        events::routes(),
+        mappings::routes(),
+        cdc_control::routes(),
+        socket::routes(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The REST API as a router, with everything that holds for all routes.
+pub fn api(state: AppState) -> Router {
+    let docs = SwaggerUi::new("/api/docs").config(Config::from("/api/openapi.json"));
+    let router = Route::router(routes())
+        .merge(docs)
+        .fallback(layers::no_route)
+        .layer(DefaultBodyLimit::max(state.http.body_bytes))
+        .with_state(state.clone());
+    layers::around(router, &state)
+}

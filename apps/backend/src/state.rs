@@ -1,0 +1,96 @@
+//! What every handler can reach.
+
+use auth::Authenticator;
+use database::{DatabaseError, Pool, sealing::Sealer, tables::applications};
+use event_router::EventRouter;
+use metrics::Metrics;
+use shared_config::CorsOrigins;
+use shared_types::AppId;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+/// The parts of a backend, shared by its handlers.
+#[derive(Clone)]
+pub struct AppState {
+    /// The platform's database.
+    pub pool: Pool,
+    /// Verifies and grants.
+    pub authenticator: Arc<Authenticator>,
+    /// The way into the event log.
+    pub router: EventRouter,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Seals connection URLs.
+    pub sealer: Arc<Sealer>,
+    /// How HTTP behaves.
+    pub http: Arc<HttpSettings>,
+    /// The connections of this process, counted by the gateways.
+    pub connections: Arc<AtomicUsize>,
+    /// Whether the server is stopping: `/ready` says 503 from then on.
+    pub draining: Arc<AtomicBool>,
+}
+
+/// How HTTP behaves.
+#[derive(Clone, Debug)]
+pub struct HttpSettings {
+    /// Pages that may call the API.
+    pub cors: CorsOrigins,
+    /// Bytes of a body.
+    pub body_bytes: usize,
+    /// How long a request may take.
+    pub timeout: Duration,
+    /// `NODE_ENV`, as the platform sees it.
+    pub mode: Mode,
+    /// Whether the platform may follow its own database: in development only.
+    pub own_database_as_target: bool,
+    /// The URL of the platform's own database.
+    pub platform_database_url: String,
+}
+
+/// What kind of installation this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Real users: setting up asks for the printed code, cookies are only sent over TLS.
+    Production,
+    /// Anything less.
+    Development,
+    /// `realtime dev`: issues tokens without credentials to programs on the machine itself.
+    OwnMachine,
+}
+
+impl HttpSettings {
+    /// The defaults of development.
+    pub fn development(platform_database_url: impl Into<String>) -> Self {
+        Self {
+            cors: CorsOrigins::Localhost,
+            body_bytes: 1024 * 1024,
+            timeout: Duration::from_secs(30),
+            mode: Mode::Development,
+            own_database_as_target: true,
+            platform_database_url: platform_database_url.into(),
+        }
+    }
+}
+
+impl AppState {
+    /// Whether there is such an application: as of the last look at keys and revocations, or else in the database.
+    ///
+    /// # Errors
+    /// Only those of the database.
+    pub async fn application_exists(&self, id: &AppId) -> Result<bool, DatabaseError> {
+        if self.authenticator.application(id).is_some() {
+            return Ok(true);
+        }
+        Ok(applications::find(&self.pool, id).await?.is_some())
+    }
+
+    /// Whether the server is stopping.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+}
