@@ -1,9 +1,10 @@
 //! Child processes that end with this one: on success, on an error, on Ctrl-C and on a panic.
 //!
 //! Each child leads a process group of its own, so that Ctrl-C reaches only the load generator, which
-//! then ends its children in order. Its standard input is held open: the peers end by themselves when it
-//! closes, so that even `kill -9` of the load generator leaves none of them behind.
+//! then ends its children in order. Where util-linux's `setpriv` is there, even `kill -9` of the load
+//! generator leaves none of them behind: the kernel asks them to end when their parent does.
 
+use std::ffi::OsStr;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,22 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::procfs;
+
+/// A command whose process is asked to end when this one has ended, however that came.
+///
+/// `setpriv` replaces itself by the program, so that the process id is the program's. Without it, children
+/// still end with this process unless it is killed outright.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let Some(setpriv) =
+        std::env::split_paths(&paths).map(|path| path.join("setpriv")).find(|path| path.is_file())
+    else {
+        return Command::new(program);
+    };
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "TERM", "--"]).arg(program);
+    command
+}
 
 /// A running child. Dropping it ends it and everything that it started.
 #[derive(Debug)]
@@ -41,7 +58,6 @@ impl Process {
     /// The program is not there, or could not be started.
     pub fn start(name: &str, mut command: Command, grace: Duration) -> Result<Self> {
         let errors = tempfile::NamedTempFile::new().context("a temporary file for a child's messages")?;
-        let program = command.as_std().get_program().to_string_lossy().into_owned();
         let child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -49,7 +65,7 @@ impl Process {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("cannot start {name} ({program}): is it installed?"))?;
+            .with_context(|| format!("cannot start {name}: is it installed?"))?;
         let pid = child.id().context("a child that was just started has an id")?;
         Ok(Self { name: name.to_owned(), child, pid, grace, errors, directory: None })
     }
@@ -141,7 +157,7 @@ mod tests {
     use super::*;
 
     fn shell(script: &str) -> Command {
-        let mut command = Command::new("sh");
+        let mut command = command("sh");
         command.args(["-c", script]);
         command
     }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::accounting::{Latencies, Losses};
-use crate::host::{Placement, ensure_open_files};
+use crate::host::ensure_open_files;
 use crate::link::{Interest, Link, Transport};
 use crate::procfs;
 use crate::session::{Publishing, Session, fresh_topic};
@@ -72,7 +72,7 @@ pub struct Fanout {
 /// The server refuses, breaks or is gone.
 pub async fn measure(server: &Running, transport: Transport, load: &Load) -> Result<Vec<Fanout>> {
     ensure_open_files(load.subscribers as u64 + 200)?;
-    let placement = Placement::separate(server.pid);
+    let placement = server.place();
     let topic = fresh_topic("fanout")?;
     let (links, idle_kib_per_connection) =
         open_subscribers(server, transport, &topic, load.subscribers).await?;

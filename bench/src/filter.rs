@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::time::{sleep, timeout};
 
 use crate::accounting::{Latencies, Ledger, Losses};
-use crate::host::{Placement, ensure_open_files};
+use crate::host::ensure_open_files;
 use crate::link::{Answer, Interest, Link, Transport};
 use crate::procfs;
 use crate::session::{Publishing, Session, fresh_topic};
@@ -64,7 +64,7 @@ pub struct Filtered {
 /// The server refuses, breaks or is gone.
 pub async fn measure(server: &Running, load: &Load) -> Result<Vec<Filtered>> {
     ensure_open_files(load.connections as u64 + 200)?;
-    let _placement = Placement::separate(server.pid);
+    let _placement = server.place();
     let mut results = Vec::new();
     for count in &load.subscriptions {
         results.push(one(server, load, *count).await.with_context(|| format!("{count} subscriptions"))?);

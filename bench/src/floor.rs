@@ -25,10 +25,13 @@ use crate::wire::frames::{server_text, take_client_frame};
 const QUEUE: usize = 1024;
 const MAX_HEAD: usize = 16 * 1024;
 
-const BEFORE_PAYLOAD: &str = "{\"type\":\"event\",\"topic\":\"bench\",\"data\":{\"id\":\"evt_00000000000000000000000000\",\
-     \"topic\":\"bench\",\"source\":\"socket\",\"type\":\"message\",\"payload\":";
+/// Both as long as what the other servers put around a payload.
+const BEFORE_PAYLOAD: &str = concat!(
+    r#"{"type":"event","topic":"bench.fanout.0000000000000000","data":{"id":"evt_00000000000000000000000000","#,
+    r#""topic":"bench.fanout.0000000000000000","source":"socket","type":"message","payload":"#,
+);
 const AFTER_PAYLOAD: &str =
-    ",\"metadata\":{\"timestamp\":1700000000000,\"offset\":1,\"epoch\":\"0000000000000000\"}}}";
+    r#","metadata":{"timestamp":1700000000000,"offset":10000,"epoch":"0000000000000000"}}}"#;
 
 type Queues = Arc<Mutex<Vec<Sender<Bytes>>>>;
 

@@ -36,6 +36,11 @@ pub struct Placement {
 }
 
 impl Placement {
+    /// Leaves everything where the kernel puts it.
+    pub const fn shared() -> Self {
+        Self { before: None }
+    }
+
     /// Pins the server's threads (also those that they will start) to one core and this process to the
     /// others. The server's child processes, its database among them, may run on any core.
     pub fn separate(server: u32) -> Self {

@@ -34,6 +34,9 @@ use crate::target::Target;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// What the smallest run needs; the others check for more.
+const MINIMUM_OPEN_FILES: u64 = 256;
+
 #[derive(Parser)]
 #[command(about = "Measures the platform beside what it is compared with")]
 struct Arguments {
@@ -118,6 +121,8 @@ async fn until_interrupted(arguments: Arguments) -> Result<()> {
 
 async fn run(arguments: Arguments) -> Result<()> {
     let json = arguments.json;
+    // Before any server starts, because it inherits the limit.
+    host::ensure_open_files(MINIMUM_OPEN_FILES)?;
     match arguments.command {
         Command::Fanout(fanout) => run_fanout(fanout, json).await,
         Command::Filter(filter) => {

@@ -7,13 +7,12 @@
 //! to measure (left out: the one started). SIGTERM ends it and its database.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tokio::process::Command;
 
-use crate::child::Process;
+use crate::child::{self, Process};
 use crate::link::Endpoint;
 use crate::target::{Running, Target, free_port};
 
@@ -52,7 +51,7 @@ pub struct Options {
     /// The database whose changes the running platform streams
     #[arg(long)]
     pub database_url: Option<String>,
-    /// Let the platform use every core (by default one server core, like the peers)
+    /// Let the platform use every core (by default one of its own, with one worker thread, like the peers)
     #[arg(long)]
     pub all_cores: bool,
 }
@@ -60,7 +59,8 @@ pub struct Options {
 impl Options {
     /// Whether there is a platform to measure: one that runs, or a program to start.
     pub fn is_available(&self) -> bool {
-        self.url.is_some() || self.program().is_ok_and(|program| program.is_file())
+        self.url.is_some()
+            || self.program().is_ok_and(|program| is_on_the_path(&program) || program.is_file())
     }
 
     fn program(&self) -> Result<PathBuf> {
@@ -68,6 +68,11 @@ impl Options {
             self.platform_command.split_whitespace().next().context("the platform's command is empty")?;
         Ok(PathBuf::from(first))
     }
+}
+
+/// A bare name is looked up when it is started.
+fn is_on_the_path(program: &Path) -> bool {
+    program.components().count() == 1
 }
 
 /// Starts the platform, or takes the running one.
@@ -81,6 +86,7 @@ pub async fn start(options: &Options) -> Result<Running> {
             endpoint: Endpoint { address: address_of(url)?, token: options.token.clone() },
             pid: options.pid.context("--pid is needed with --url")?,
             database_url: options.database_url.clone(),
+            own_core: !options.all_cores,
             process: None,
             companions: Vec::new(),
         });
@@ -98,7 +104,7 @@ async fn start_own(options: &Options) -> Result<Running> {
     let program = words.next().context("the platform's command is empty")?;
     let port = free_port()?.to_string();
     let place = data.path().to_string_lossy().into_owned();
-    let mut command = Command::new(program);
+    let mut command = child::command(program);
     command.args(words.map(|word| word.replace("{port}", &port).replace("{data}", &place)));
     command.envs(LIMITS).env("LOG_LEVEL", "warn");
     if !options.all_cores {
@@ -113,6 +119,7 @@ async fn start_own(options: &Options) -> Result<Running> {
         endpoint: Endpoint { address: address_of(&url)?, token: text("token") },
         pid: ready["pid"].as_u64().map_or(Ok(process.pid()), u32::try_from)?,
         database_url: options.database_url.clone().or_else(|| text("databaseUrl")),
+        own_core: !options.all_cores,
         process: Some(process),
         companions: Vec::new(),
     })

@@ -10,7 +10,7 @@ use sqlx::postgres::PgConnection;
 use tokio::process::Command;
 use tokio::time::sleep;
 
-use crate::child::Process;
+use crate::child::{self, Process};
 use crate::procfs;
 use crate::rows::{Table, execute};
 
@@ -77,7 +77,7 @@ impl Slot {
     }
 
     fn command(&self, url: &str) -> Command {
-        let mut command = Command::new(program());
+        let mut command = child::command(program());
         command.args(["--dbname", url, "--slot", &self.name, "--start", "--file", "/dev/null"]);
         command.args(["--status-interval", "1", "--option", "proto_version=1"]);
         command.args(["--option", &format!("publication_names={}", self.name)]);

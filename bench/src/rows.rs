@@ -291,7 +291,8 @@ impl Head {
             if now > until {
                 bail!("{offset} of {expected} events were appended within {} s", limit.as_secs());
             }
-            sleep(Duration::from_millis(20)).await;
+            // Two messages each time, well below the message rate of one connection.
+            sleep(Duration::from_millis(50)).await;
         }
     }
 

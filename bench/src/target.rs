@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 
-use crate::child::Process;
+use crate::child::{self, Process};
+use crate::host::Placement;
 use crate::link::{Endpoint, Transport};
 use crate::platform;
 use crate::procfs;
@@ -74,7 +75,7 @@ impl Target {
         match self {
             Self::Platform => platform::start(options).await,
             Self::TokioBare => {
-                let mut command = Command::new(std::env::current_exe()?);
+                let mut command = child::command(std::env::current_exe()?);
                 command.arg("floor");
                 self.start_peer(command, Vec::new()).await
             }
@@ -101,6 +102,7 @@ impl Target {
             endpoint: Endpoint { address: format!("127.0.0.1:{port}"), token: None },
             pid: process.pid(),
             database_url: None,
+            own_core: true,
             process: Some(process),
             companions,
         })
@@ -118,6 +120,8 @@ pub struct Running {
     pub pid: u32,
     /// The database whose changes it streams, where it said so.
     pub database_url: Option<String>,
+    /// Whether it is measured on a core of its own, or may use them all.
+    pub own_core: bool,
     /// Its process, where it was started here. Declared before the companions, to end before them.
     pub process: Option<Process>,
     /// Processes that it needs (Redis), measured beside it.
@@ -131,6 +135,11 @@ impl Running {
         let mut pids = procfs::descendants(self.pid);
         pids.extend(self.companions.iter().map(Process::pid));
         pids
+    }
+
+    /// Gives it its core, where it is to have one, for as long as the placement lives.
+    pub fn place(&self) -> Placement {
+        if self.own_core { Placement::separate(self.pid) } else { Placement::shared() }
     }
 
     /// Adds to an error what the server wrote to standard error, where it was started here.
@@ -159,7 +168,7 @@ fn script(program: &std::path::Path, name: &str) -> Result<Command> {
     if !folder.join("node_modules").is_dir() {
         bail!("the peers are not installed: run `npm ci` in {}", folder.display());
     }
-    let mut command = Command::new(program);
+    let mut command = child::command(program);
     command.arg(folder.join(name)).current_dir(folder).env("NODE_ENV", "production");
     Ok(command)
 }
@@ -175,7 +184,7 @@ fn bun() -> Result<PathBuf> {
 
 async fn start_redis() -> Result<(Process, String)> {
     let port = free_port()?;
-    let mut command = Command::new("redis-server");
+    let mut command = child::command("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
     let mut redis = Process::start("redis-server", command, Duration::ZERO)?;
     let address = format!("127.0.0.1:{port}");
