@@ -5,4 +5,8 @@
 
 pub mod gateway;
 pub mod http;
+pub mod pages;
+mod server;
 pub mod state;
+
+pub use server::Server;

@@ -9,7 +9,6 @@ use anyhow::{Context as _, Result};
 use axum::serve::ListenerExt as _;
 use event_router::Hub;
 use platform::Platform;
-use shared_config::{Config, Environment};
 use std::{
     net::SocketAddr,
     sync::{
@@ -21,8 +20,6 @@ use std::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-/// How long a REST request may take.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// What is left of a graceful stop for closing when connections have ended.
 const CLOSING: Duration = Duration::from_secs(5);
 
@@ -34,16 +31,6 @@ pub struct Server {
     serving: JoinHandle<()>,
 }
 
-impl Mode {
-    /// The mode that a configuration asks for. `realtime dev` asks for [`Mode::OwnMachine`] itself.
-    pub fn of(config: &Config) -> Self {
-        match config.environment {
-            Environment::Production => Self::Production,
-            Environment::Staging | Environment::Development | Environment::Test => Self::Development,
-        }
-    }
-}
-
 impl Server {
     /// Starts to serve on `listener`.
     ///
@@ -53,7 +40,7 @@ impl Server {
         let address = listener.local_addr().context("the listener has no address")?;
         let connections = Arc::new(AtomicUsize::new(0));
         let gateway = gateway(&platform, &connections);
-        let app = http::app(state(&platform, connections, mode), gateway.routes(), pages::routes());
+        let app = http::app(state(&platform, connections, mode), gateway.routes().merge(pages::routes()));
         let stop = CancellationToken::new();
         let stopping = stop.clone();
         // Small messages must not wait for one another in the kernel.
@@ -104,20 +91,13 @@ fn gateway(platform: &Platform, connections: &Arc<AtomicUsize>) -> Arc<Gateway> 
 }
 
 fn state(platform: &Platform, connections: Arc<AtomicUsize>, mode: Mode) -> AppState {
-    let http = HttpSettings {
-        cors: platform.config.cors_origins.clone(),
-        body_bytes: platform.config.limits.body_bytes,
-        timeout: REQUEST_TIMEOUT,
-        mode,
-        platform_database_url: platform.config.postgres.url().to_owned(),
-    };
     AppState {
         pool: platform.pool.clone(),
         authenticator: platform.authenticator.clone(),
         router: platform.router.clone(),
         metrics: platform.metrics.clone(),
         sealer: platform.sealer.clone(),
-        http: Arc::new(http),
+        http: Arc::new(HttpSettings::of(&platform.config, mode)),
         connections,
         draining: platform.draining.clone(),
     }

@@ -18,6 +18,7 @@ pub use registry::Registry;
 pub use request::PublishRequest;
 pub use session::{may_receive, publication};
 
+use crate::http::ApiError;
 use auth::{Authenticator, Identity};
 use axum::{
     Router,
@@ -33,7 +34,6 @@ use database::{
 use event_router::{Control, EventRouter, Hub, Outbox, OutboxLimits, Routed};
 use metrics::{Metrics, Transport};
 use registry::Connection;
-use serde_json::Value;
 use session::Session;
 use shared_config::Config;
 use shared_types::{ErrorKind, Problem, Scope, TopicName, ids::new_id};
@@ -201,12 +201,9 @@ impl Gateway {
         Ok(routed)
     }
 
-    pub(crate) fn refuse(&self, problem: &Problem, handshake: &Handshake) -> Response {
+    pub(crate) fn refuse(&self, problem: &Problem) -> Response {
         self.metrics.rejected(problem.code);
-        let status = StatusCode::from_u16(problem.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let request = handshake.request_id.as_deref().map(|id| format!(",\"requestId\":{}", Value::from(id)));
-        let body = format!("{{{}{}}}", encode::problem_members(problem), request.unwrap_or_default());
-        (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+        ApiError::from(problem.clone()).into_response()
     }
 }
 
@@ -221,8 +218,6 @@ pub struct Handshake {
     pub origin: Option<String>,
     /// The query, decoded.
     pub query: Vec<(String, String)>,
-    /// The request's id.
-    pub request_id: Option<String>,
 }
 
 impl Handshake {
@@ -249,7 +244,6 @@ impl<S: Sync> FromRequestParts<S> for Handshake {
             address: parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip()),
             origin: header(header::ORIGIN),
             query,
-            request_id: header(header::HeaderName::from_static("x-request-id")),
         })
     }
 }

@@ -52,7 +52,7 @@ pub async fn stream(
 ) -> Response {
     match open(&gateway, &handshake, &headers).await {
         Ok(response) => response,
-        Err(problem) => gateway.refuse(&problem, &handshake),
+        Err(problem) => gateway.refuse(&problem),
     }
 }
 

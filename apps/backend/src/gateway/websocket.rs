@@ -41,7 +41,7 @@ pub async fn upgrade(
     });
     let (identity, place) = match admitted {
         Ok(admitted) => admitted,
-        Err(problem) => return gateway.refuse(&problem, &handshake),
+        Err(problem) => return gateway.refuse(&problem),
     };
     let limit = gateway.limits.message_bytes;
     socket

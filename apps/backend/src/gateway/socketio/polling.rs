@@ -113,7 +113,7 @@ impl PollingSessions {
 pub fn open(gateway: &Arc<Gateway>, handshake: Handshake) -> Response {
     let place = match gateway.registry.place(handshake.address) {
         Ok(place) => place,
-        Err(problem) => return gateway.refuse(&problem, &handshake),
+        Err(problem) => return gateway.refuse(&problem),
     };
     let sid = new_sid();
     let connection = Connection::new(gateway.clone(), handshake);

@@ -30,7 +30,7 @@ pub fn upgrade(
 ) -> Response {
     let place = match gateway.registry.place(handshake.address) {
         Ok(place) => place,
-        Err(problem) => return gateway.refuse(&problem, &handshake),
+        Err(problem) => return gateway.refuse(&problem),
     };
     if let Some(sid) = &sid
         && !gateway.polling.knows(sid)
