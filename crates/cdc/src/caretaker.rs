@@ -111,10 +111,12 @@ impl Caretaker {
             return Ok(None);
         }
         target::limited(target::check_wal_level(self.control().await?)).await?;
-        let plan = self.align(active).await?;
+        let aligned = self.align(active).await?;
+        // Making a slot can take as long as the longest open transaction.
+        self.status.set_mappings(aligned.statuses(Slot::Wanted));
         let creation = self.slot().await?;
         self.seen = Some(version);
-        self.announce(plan);
+        self.announce(aligned);
         Ok(Some(Prepared { creation }))
     }
 
@@ -156,9 +158,12 @@ impl Caretaker {
             if active.is_empty() {
                 return Ok(false);
             }
-            let plan = self.align(active).await?;
+            // Mappings of other targets change too.
+            if due || !self.plan.borrow().holds(&active) {
+                let aligned = self.align(active).await?;
+                self.announce(aligned);
+            }
             self.seen = Some(version);
-            self.announce(plan);
         }
         if Instant::now() >= self.heartbeat_due {
             self.heartbeat_due = Instant::now() + HEARTBEAT;
@@ -224,7 +229,7 @@ impl Caretaker {
     /// Hands the plan to the reader, and only then calls its mappings live: whatever is committed from now on is
     /// read after the plan was taken up.
     fn announce(&self, aligned: Aligned) {
-        let statuses = aligned.plan.mappings.iter().map(|m| (key(m), aligned.status(m))).collect();
+        let statuses = aligned.statuses(Slot::There);
         self.plan.send_replace(aligned.plan);
         self.status.set_mappings(statuses);
     }
@@ -294,7 +299,7 @@ impl Caretaker {
 
     /// Notes that the slot must be made anew, where `trouble` says so.
     pub fn consider(&mut self, trouble: &Trouble) {
-        if matches!(trouble.code, crate::trouble::PUBLICATION_UNKNOWN | crate::trouble::SLOT_LOST) {
+        if trouble.code == crate::trouble::PUBLICATION_UNKNOWN {
             let at = lsn_text(self.status.confirmed.load(Ordering::Relaxed));
             self.remake = Some(format!("{} (confirmed up to {at})", trouble.message));
         }
@@ -307,14 +312,23 @@ struct Aligned {
     standings: BTreeMap<TableName, Standing>,
 }
 
-fn key(mapping: &Mapping) -> (Scope, MappingId) {
-    (mapping.scope.clone(), mapping.id.clone())
+/// Whether there is a slot that keeps what is committed from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slot {
+    There,
+    Wanted,
 }
 
 impl Aligned {
-    fn status(&self, mapping: &Mapping) -> MappingStatus {
+    fn statuses(&self, slot: Slot) -> BTreeMap<(Scope, MappingId), MappingStatus> {
+        let key = |mapping: &Mapping| (mapping.scope.clone(), mapping.id.clone());
+        self.plan.mappings.iter().map(|mapping| (key(mapping), self.status(mapping, slot))).collect()
+    }
+
+    fn status(&self, mapping: &Mapping, slot: Slot) -> MappingStatus {
         let table = &mapping.definition.table;
         let (state, trouble) = match self.standings.get(table) {
+            Some(Standing::Published { .. }) if slot == Slot::Wanted => (MappingState::Pending, None),
             Some(Standing::Published { old_rows_missing: true }) if mapping.definition.needs_old_row() => {
                 (MappingState::Live, Some(old_rows_missing(table)))
             }

@@ -22,6 +22,15 @@ pub(crate) struct Plan {
     pub own_types: OwnTypes,
 }
 
+impl Plan {
+    /// Whether it is made of exactly `mappings`, in their present versions.
+    pub fn holds(&self, mappings: &[Mapping]) -> bool {
+        let same =
+            |(a, b): (&Mapping, &Mapping)| a.scope == b.scope && a.id == b.id && a.version == b.version;
+        self.mappings.len() == mappings.len() && self.mappings.iter().zip(mappings).all(same)
+    }
+}
+
 /// Where a change stands in its source.
 pub(crate) struct Place<'a> {
     /// System identifier, timeline and slot creation.

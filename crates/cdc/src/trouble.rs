@@ -114,42 +114,41 @@ impl Trouble {
     /// What the end of a replication connection means.
     pub fn of_stream(error: &ReplicationError) -> Self {
         let text = error.to_string();
-        let message = text.rsplit(": ").next().unwrap_or(&text).to_owned();
-        if text.contains("publication") && text.contains("does not exist") {
-            return Self::new(
+        let message = server_message(&text);
+        // The SQLSTATE is the same whatever the server's language.
+        let state =
+            text.split_once("SQLSTATE ").or_else(|| text.split_once('[')).and_then(|(_, rest)| rest.get(..5));
+        let state = state.filter(|s| s.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase()));
+        match state {
+            // The slot itself is looked for before every start: it is the publication that its past does not know.
+            Some("42704") => Self::new(
                 PUBLICATION_UNKNOWN,
                 message,
                 "the slot is older than its publication and is made anew; see the gap",
-            );
-        }
-        if text.contains("is active for PID") {
-            return Self::slot_in_use();
-        }
-        if text.contains("can no longer get changes") || text.contains("invalidated") {
-            return Self::new(SLOT_LOST, message, "the slot is made anew; see the gap");
-        }
-        match error {
-            ReplicationError::Authentication(_) => Self::new(
-                "AUTHENTICATION",
-                message,
-                "correct user and password in the application's settings",
             ),
-            _ if text.contains("permission denied") || text.contains("must be superuser") => {
-                Self::of_state("42501", &format!("{message} (replication)"))
+            Some("42501") => Self::of_state("42501", &format!("{message} (replication)")),
+            Some("55000") => Self::new("SLOT", message, "the reader looks at its slot again"),
+            Some(state) => Self::of_state(state, message),
+            None if matches!(error, ReplicationError::Authentication(_)) => Self::of_state("28P01", message),
+            None if text.to_ascii_lowercase().contains("certificate") => {
+                Self::tls("its certificate is not trusted")
             }
-            _ if text.contains("pg_hba.conf") => {
-                Self::of_state("28000", "no pg_hba.conf entry for replication")
-            }
-            _ if text.contains("max_wal_senders") => Self::of_state("53300", &message),
-            _ => Self::unreachable("the replication connection ended"),
+            None => Self::unreachable("the replication connection ended"),
         }
     }
 }
 
+/// The server's own words within the client's.
+fn server_message(text: &str) -> &str {
+    let start =
+        ["ERROR: ", "FATAL: ", "PANIC: "].iter().filter_map(|s| text.rfind(s).map(|at| at + s.len())).max();
+    let message = &text[start.unwrap_or(0)..];
+    let end = [" (SQLSTATE", "\n"].iter().filter_map(|s| message.find(s)).min();
+    message[..end.unwrap_or(message.len())].trim()
+}
+
 /// The slot's past cannot be decoded, because its publication was made later.
 pub const PUBLICATION_UNKNOWN: &str = "PUBLICATION_UNKNOWN";
-/// The server no longer has what the slot would read.
-pub const SLOT_LOST: &str = "SLOT_LOST";
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -160,5 +159,30 @@ impl fmt::Display for Trouble {
 impl From<sqlx::Error> for Trouble {
     fn from(error: sqlx::Error) -> Self {
         Self::of_sql(&error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_words_and_state_are_found_in_the_clients() {
+        let error = ReplicationError::ReplicationSlot(
+            "[42704] server error during replication: ERROR: publication \"p\" does not exist (SQLSTATE 42704)\n\
+             ROUTINE: get_publication_oid"
+                .to_owned(),
+        );
+        let trouble = Trouble::of_stream(&error);
+        assert_eq!(
+            (trouble.code, trouble.message.as_str()),
+            (PUBLICATION_UNKNOWN, "publication \"p\" does not exist")
+        );
+        let error = ReplicationError::TransientConnection(
+            "Failed to connect to db.internal:5432: refused".to_owned(),
+        );
+        let trouble = Trouble::of_stream(&error);
+        assert_eq!(trouble.code, "UNREACHABLE");
+        assert!(!trouble.message.contains("db.internal"));
     }
 }

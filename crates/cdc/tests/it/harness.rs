@@ -210,13 +210,15 @@ impl Harness {
         self.drop_slot().await;
     }
 
-    /// Drops the slot where it is there.
+    /// Drops the slot where it is there, once its walsender has noticed that nobody reads it any more.
     pub async fn drop_slot(&self) {
-        let sql = format!(
-            "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '{}'",
-            self.names().slot
+        let slot = self.names().slot;
+        let active = format!(
+            "select exists (select from pg_replication_slots where slot_name = '{slot}' and active_pid is not null)"
         );
-        self.sql(&sql).await;
+        self.until("unread", || async { !self.ask::<bool>(&active).await }).await;
+        let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name";
+        self.sql(&format!("{drop} = '{slot}'")).await;
     }
 
     /// The platform's pool.

@@ -49,6 +49,7 @@ impl RecordingLog {
     }
 
     /// What was appended, in order.
+    #[allow(dead_code, reason = "not every test program looks at events")]
     pub fn entries(&self) -> Vec<Entry> {
         self.recorded.lock().entries.clone()
     }
@@ -65,7 +66,7 @@ impl Recorded {
         self.batches.push(entries.len());
         let fails = self.failures > 0;
         self.failures = self.failures.saturating_sub(1);
-        if fails && self.failures % 2 == 0 {
+        if fails && self.failures.is_multiple_of(2) {
             return Err(LogError::Unavailable("told to fail".to_owned()));
         }
         let mut outcomes = Vec::new();

@@ -99,7 +99,7 @@ pub async fn create(
 ) -> Result<Mapping, DatabaseError> {
     let sql = "
         insert into mappings (application_id, environment, id, table_schema, table_name, topic, definition)
-        values ($1, $2, $3, $4, $5, $6, $7)
+        values ($1, $2, $3, $4, $5, $6, $7::json)
         returning application_id, environment, id, definition, version, true as active,
             (extract(epoch from created_at) * 1000)::bigint as created_at,
             (extract(epoch from updated_at) * 1000)::bigint as updated_at";
@@ -110,7 +110,7 @@ pub async fn create(
         .bind(&*definition.table.schema)
         .bind(&*definition.table.name)
         .bind(definition.topic.as_str())
-        .bind(Json(definition.to_json()))
+        .bind(as_written(definition))
         .fetch_one(&mut *connection)
         .await?;
     super::cdc::subscribe(&mut *connection, scope, id).await?;
@@ -195,7 +195,7 @@ pub async fn update(
     definition: &MappingDefinition,
 ) -> Result<Option<Mapping>, DatabaseError> {
     let sql = "
-        update mappings set table_schema = $4, table_name = $5, topic = $6, definition = $7,
+        update mappings set table_schema = $4, table_name = $5, topic = $6, definition = $7::json,
             version = version + 1, updated_at = now()
         where application_id = $1 and environment = $2 and id = $3";
     let done = sqlx::query(sql)
@@ -205,7 +205,7 @@ pub async fn update(
         .bind(&*definition.table.schema)
         .bind(&*definition.table.name)
         .bind(definition.topic.as_str())
-        .bind(Json(definition.to_json()))
+        .bind(as_written(definition))
         .execute(&mut *connection)
         .await?;
     if done.rows_affected() == 0 {
@@ -218,16 +218,21 @@ pub async fn update(
     Ok(mapping)
 }
 
+/// Its text: as a parameter of type `jsonb` it would lose the order of its members.
+fn as_written(definition: &MappingDefinition) -> String {
+    definition.to_json().to_string()
+}
+
 async fn keep_version(connection: &mut PgConnection, mapping: &Mapping) -> Result<(), DatabaseError> {
     let sql = "
         insert into mapping_versions (application_id, environment, mapping_id, version, definition)
-        values ($1, $2, $3, $4, $5)";
+        values ($1, $2, $3, $4, $5::json)";
     sqlx::query(sql)
         .bind(mapping.scope.application().as_str())
         .bind(mapping.scope.environment().as_str())
         .bind(mapping.id.as_str())
         .bind(mapping.version)
-        .bind(Json(mapping.definition.to_json()))
+        .bind(as_written(&mapping.definition))
         .execute(connection)
         .await?;
     Ok(())
