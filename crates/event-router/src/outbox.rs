@@ -87,6 +87,15 @@ pub enum Control {
     Done(String),
     /// A request failed, or something else did.
     Failed(Problem),
+    /// The server ended a subscription.
+    Ended {
+        /// The subscription.
+        id: SubscriptionId,
+        /// Its topic.
+        topic: TopicName,
+        /// Why.
+        problem: Problem,
+    },
     /// Where a subscription stands.
     Position {
         /// The subscription.

@@ -78,6 +78,9 @@ impl Platform {
             application_name: format!("realtime {service}"),
             ..PoolSettings::new(config.postgres.url())
         })?;
+        if config.redis.is_some() {
+            tracing::warn!("REDIS_URL is set, but this version keeps its event log in PostgreSQL and does not use it");
+        }
         let metrics = Metrics::new();
         let tasks = Tasks::default();
         let settings =

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use event_router::{Control, Outgoing, Protocol, ReplyTo, Subscribed, project};
 use serde_json::{Value, json};
-use shared_types::{Position, Problem};
+use shared_types::{Position, Problem, SubscriptionId, TopicName};
 use std::fmt::Write as _;
 
 /// The bytes of one message for a connection that speaks `protocol` (not server-sent events, whose stream has a
@@ -76,6 +76,12 @@ fn position_control(control: &Control) -> String {
     out
 }
 
+/// The members of the error that tells the end of a subscription.
+fn ended_members(id: &SubscriptionId, topic: &TopicName, problem: &Problem) -> String {
+    let id = Value::from(id.as_str());
+    format!("\"subscriptionId\":{id},\"topic\":\"{topic}\",{}", problem_members(problem))
+}
+
 fn websocket(to: &ReplyTo, control: &Control) -> String {
     let reference = match to {
         ReplyTo::Ref(text) => format!(",\"ref\":{text}"),
@@ -89,6 +95,7 @@ fn websocket(to: &ReplyTo, control: &Control) -> String {
         Control::Subscribed(subscribed) => frame("subscribed", subscribed_members(subscribed)),
         Control::Done(members) => frame("ok", members.clone()),
         Control::Failed(problem) | Control::Refused(problem) => frame("error", problem_members(problem)),
+        Control::Ended { id, topic, problem } => frame("error", ended_members(id, topic, problem)),
         Control::Position { .. } => frame("position", position_control(control)),
         Control::Pong => frame("pong", String::new()),
         Control::Welcome { socket_id, client_id, expires_at_ms } => frame(
@@ -125,6 +132,9 @@ fn socketio(to: &ReplyTo, control: &Control) -> Option<String> {
             } else {
                 acknowledged(false, members)
             }
+        }
+        Control::Ended { id, topic, problem } => {
+            emitted("error", format!("\"ok\":false,{}", ended_members(id, topic, problem)))
         }
         Control::Position { .. } => emitted("position", position_control(control)),
         Control::Pong => acknowledged(true, String::new()),

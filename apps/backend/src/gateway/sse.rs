@@ -259,7 +259,11 @@ impl Stream {
                         self.outbox.close(CloseReason::Gone);
                     }
                 }
-                Control::Done(_) | Control::Pong | Control::Welcome { .. } | Control::Refused(_) => {}
+                Control::Done(_)
+                | Control::Pong
+                | Control::Ended { .. }
+                | Control::Welcome { .. }
+                | Control::Refused(_) => {}
             },
         }
     }
