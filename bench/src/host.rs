@@ -102,7 +102,10 @@ pub fn description() -> String {
         .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
         .map_or("unknown processor", |(_, model)| model.trim());
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!("{cores} cores, {model}, Linux {}", kernel.trim())
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
+    // What else ran just before says how far to trust the numbers.
+    format!("{cores} cores, {model}, Linux {}, load average {load} at the start", kernel.trim())
 }
 
 #[cfg(test)]

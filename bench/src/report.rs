@@ -171,7 +171,7 @@ pub fn markdown(results: &Results) -> Result<String> {
     write_filters(&mut text, results)?;
     write_cdc(&mut text, results)?;
     if !results.missing.is_empty() {
-        writeln!(text, "### Not measured\n")?;
+        writeln!(text, "\n### Not measured\n")?;
         for line in &results.missing {
             writeln!(text, "- {line}")?;
         }
