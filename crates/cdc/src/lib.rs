@@ -8,6 +8,7 @@
 mod appends;
 mod caretaker;
 pub mod evaluate;
+mod lead;
 pub mod pgoutput;
 mod plan;
 mod reader;

@@ -1,9 +1,8 @@
 //! Which targets there are, and who reads them: discovery, one leader a target, start and stop.
 
 use crate::{
-    caretaker::Caretaker,
-    reader::{Ended, Reader},
-    status::{Status, StatusTask},
+    lead::{Group, Lead},
+    reader::Ended,
     target::{self, Identity, Names, TargetUrl, publication::Manage},
     trouble::Trouble,
 };
@@ -13,7 +12,6 @@ use database::{
     tables::{
         applications,
         cdc::{self, ReaderState, ReaderStatus, StatusWriter},
-        leases,
     },
 };
 use event_router::EventRouter;
@@ -22,7 +20,10 @@ use metrics::Metrics;
 use shared_types::{Environment, Scope};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{task::JoinSet, time::Instant};
@@ -32,12 +33,6 @@ use tokio_util::sync::CancellationToken;
 const LOOK: Duration = Duration::from_millis(500);
 /// How long a target that could not be asked who it is is left alone.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
-/// How long a leader leads without renewing.
-const LEASE: Duration = Duration::from_secs(3);
-/// How often a leader renews, and others look whether there is one.
-const RENEW: Duration = Duration::from_secs(1);
-/// How long handing back may take when stopping.
-const HAND_BACK: Duration = Duration::from_secs(2);
 
 /// The target database of a scope.
 #[derive(Clone, Debug)]
@@ -95,19 +90,11 @@ pub struct CdcSettings {
 /// Reads every target that this process leads.
 #[derive(Clone)]
 pub struct CdcService {
-    pool: Pool,
-    router: EventRouter,
-    metrics: Arc<Metrics>,
-    settings: CdcSettings,
+    pub(crate) pool: Pool,
+    pub(crate) router: EventRouter,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) settings: CdcSettings,
     targets: TargetSource,
-}
-
-/// A database with those who want it read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Group {
-    url: TargetUrl,
-    scopes: Vec<Scope>,
-    manage: Manage,
 }
 
 /// A group that this process runs, or waits to lead.
@@ -115,7 +102,7 @@ struct Running {
     group: Group,
     stop: CancellationToken,
     /// What becomes of its slot when it ends.
-    farewell: Arc<std::sync::atomic::AtomicBool>,
+    farewell: Arc<AtomicBool>,
 }
 
 impl CdcService {
@@ -139,6 +126,7 @@ impl CdcService {
             asked: HashSet::new(),
             running: BTreeMap::new(),
             tasks: JoinSet::new(),
+            own: None,
         };
         supervisor.run(&stop).await;
     }
@@ -157,6 +145,16 @@ struct Supervisor {
     asked: HashSet<TargetUrl>,
     running: BTreeMap<Identity, Running>,
     tasks: JoinSet<(Identity, Ended)>,
+    /// The platform's own database, once it was asked.
+    own: Option<Identity>,
+}
+
+fn own_database() -> Trouble {
+    Trouble::new(
+        "OWN_DATABASE",
+        "the target is the platform's own database, which is read in development only",
+        "name the application's own database",
+    )
 }
 
 impl Supervisor {
@@ -209,12 +207,12 @@ impl Supervisor {
     async fn look(&mut self) -> Result<(), DatabaseError> {
         let targets = (self.service.targets)().await?;
         let stopped: HashSet<Scope> = cdc::stopped(&self.service.pool).await?.into_iter().collect();
-        let (wanted, kept) = self.groups(targets, &stopped).await;
+        let (wanted, kept) = self.groups(targets, &stopped).await?;
         for (identity, running) in &self.running {
             if wanted.get(identity) != Some(&running.group) {
                 // A database that no scope names any more is given up; one that is only stopped keeps its slot.
                 let given_up = !kept.contains(identity);
-                running.farewell.store(given_up, std::sync::atomic::Ordering::Relaxed);
+                running.farewell.store(given_up, Ordering::Relaxed);
                 running.stop.cancel();
             }
         }
@@ -231,7 +229,7 @@ impl Supervisor {
         &mut self,
         targets: Vec<CdcTarget>,
         stopped: &HashSet<Scope>,
-    ) -> (BTreeMap<Identity, Group>, HashSet<Identity>) {
+    ) -> Result<(BTreeMap<Identity, Group>, HashSet<Identity>), DatabaseError> {
         let (mut wanted, mut kept): (BTreeMap<Identity, Group>, _) = (BTreeMap::new(), HashSet::new());
         for CdcTarget { scope, url, manage } in targets {
             let url: TargetUrl = match url.parse() {
@@ -250,6 +248,10 @@ impl Supervisor {
                 continue;
             };
             kept.insert(identity.clone());
+            if scope.environment() != Environment::Development && self.is_own(&identity).await? {
+                self.show(&scope, ReaderState::Error, Some(&own_database())).await;
+                continue;
+            }
             if stopped.contains(&scope) {
                 self.show_stopped(&scope).await;
                 continue;
@@ -261,17 +263,23 @@ impl Supervisor {
                 group.manage = Manage::Forbidden;
             }
         }
-        (wanted, kept)
+        Ok((wanted, kept))
+    }
+
+    /// Whether it is the platform's own database.
+    async fn is_own(&mut self, identity: &Identity) -> Result<bool, DatabaseError> {
+        if self.own.is_none() {
+            let (system, database) = cdc::own_identity(&self.service.pool).await?;
+            self.own = Some(Identity { system, database });
+        }
+        Ok(self.own.as_ref() == Some(identity))
     }
 
     /// Who `url` leads to; `None` where that is not known yet, or it cannot be asked.
     async fn identity(&mut self, scope: &Scope, url: &TargetUrl, stopped: bool) -> Option<Identity> {
         match self.identities.get(url) {
             Some(Known::Identity(identity)) => return Some(identity.clone()),
-            Some(Known::Trouble(trouble, _)) if stopped => {
-                let _ = trouble;
-                self.show_stopped(scope).await;
-            }
+            Some(Known::Trouble(..)) if stopped => self.show_stopped(scope).await,
             Some(Known::Trouble(trouble, since)) => {
                 let (trouble, fresh) = (trouble.clone(), since.elapsed() < ASK_AGAIN);
                 self.show(scope, ReaderState::Error, Some(&trouble)).await;
@@ -317,7 +325,7 @@ impl Supervisor {
 
     fn start(&mut self, identity: Identity, group: Group) {
         let stop = CancellationToken::new();
-        let farewell = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let farewell = Arc::new(AtomicBool::new(false));
         let lead = Lead {
             service: self.service.clone(),
             names: Names::new(
@@ -332,156 +340,5 @@ impl Supervisor {
         };
         self.running.insert(identity.clone(), Running { group, stop, farewell });
         self.tasks.spawn(async move { (identity, lead.run().await) });
-    }
-}
-
-/// Waits to lead one target, leads it, and hands it over.
-struct Lead {
-    service: CdcService,
-    identity: Identity,
-    names: Names,
-    group: Group,
-    stop: CancellationToken,
-    farewell: Arc<std::sync::atomic::AtomicBool>,
-}
-
-impl Lead {
-    async fn run(self) -> Ended {
-        let lease = format!("cdc/{}/{}", self.identity.system, self.names.slot);
-        while !self.stop.is_cancelled() {
-            let holder = &self.service.settings.holder;
-            match leases::acquire(&self.service.pool, &lease, holder, LEASE).await {
-                Ok(Some(term)) => {
-                    let ended = self.lead(&lease, term).await;
-                    let released = leases::release(&self.service.pool, &lease, term);
-                    if !matches!(tokio::time::timeout(HAND_BACK, released).await, Ok(Ok(()))) {
-                        tracing::warn!(lease, "could not hand the lease back; it runs out by itself");
-                    }
-                    if ended == Ended::OtherCluster {
-                        return ended;
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => tracing::debug!(%error, lease, "could not ask for the lease"),
-            }
-            tokio::select! {
-                () = self.stop.cancelled() => {}
-                () = tokio::time::sleep(RENEW) => {}
-            }
-        }
-        Ended::Stopped
-    }
-
-    /// Reads in `term` until told to stop, or until the lease is lost.
-    async fn lead(&self, lease: &str, term: u64) -> Ended {
-        tracing::info!(lease, cdc.term = term, "leading a target");
-        let status = Status::new();
-        let session = self.stop.child_token();
-        let _cancelled_with_this = session.clone().drop_guard();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(renew(self.service.pool.clone(), lease.to_owned(), term, session.clone()));
-        let writer = self.status_task(status.clone());
-        tasks.spawn(writer.run(session.clone()));
-        let mut reading = JoinSet::new();
-        reading.spawn(self.reader(status.clone(), term).run(session.clone()));
-        let ended = match reading.join_next().await {
-            Some(Ok(ended)) => ended,
-            Some(Err(error)) => {
-                tracing::error!(%error, lease, "a reader failed");
-                Ended::Stopped
-            }
-            None => Ended::Stopped,
-        };
-        session.cancel();
-        while tasks.join_next().await.is_some() {}
-        if self.stop.is_cancelled() {
-            self.say_goodbye(status).await;
-        }
-        ended
-    }
-
-    fn caretaker(&self, status: Arc<Status>) -> Caretaker {
-        Caretaker::new(
-            self.service.pool.clone(),
-            self.group.url.clone(),
-            self.identity.clone(),
-            self.names.clone(),
-            self.group.scopes.clone(),
-            self.group.manage,
-            status,
-        )
-    }
-
-    fn reader(&self, status: Arc<Status>, term: u64) -> Reader {
-        Reader {
-            router: self.service.router.clone(),
-            metrics: self.service.metrics.clone(),
-            caretaker: self.caretaker(status.clone()),
-            status,
-            names: self.names.clone(),
-            term,
-        }
-    }
-
-    fn status_task(&self, status: Arc<Status>) -> StatusTask {
-        StatusTask {
-            pool: self.service.pool.clone(),
-            status,
-            scopes: self.group.scopes.clone(),
-            names: self.names.clone(),
-            holder: self.service.settings.holder.clone(),
-            metrics: self.service.metrics.clone(),
-        }
-    }
-
-    /// Shows that nobody reads here any more, and gives the slot up where no scope names the target.
-    async fn say_goodbye(&self, status: Arc<Status>) {
-        let trouble = Trouble::new(
-            "STOPPED",
-            "no process reads it; its slot keeps the target's log meanwhile",
-            "start it, or start a process that hosts change data capture",
-        );
-        status.set(ReaderState::Stopped, Some(trouble));
-        if self.farewell.load(std::sync::atomic::Ordering::Relaxed) {
-            let mut caretaker = self.caretaker(status.clone());
-            match tokio::time::timeout(HAND_BACK * 3, caretaker.give_up()).await {
-                Ok(Ok(())) => tracing::info!(cdc.slot = %self.names.slot, "gave the target up"),
-                Ok(Err(trouble)) => {
-                    tracing::warn!(%trouble, cdc.slot = %self.names.slot, "the slot stays behind")
-                }
-                Err(_) => tracing::warn!(cdc.slot = %self.names.slot, "the slot stays behind"),
-            }
-        }
-        let writer = self.status_task(status);
-        if tokio::time::timeout(HAND_BACK, writer.write(0.0)).await.is_err() {
-            tracing::debug!("could not write the reader's last status");
-        }
-        self.service.metrics.clear_cdc_lag(&self.names.slot);
-    }
-}
-
-/// Renews the lease until `session` ends; ends it when the lease is lost or cannot be renewed in time.
-async fn renew(pool: Pool, lease: String, term: u64, session: CancellationToken) {
-    let mut renewed = Instant::now();
-    while !session.is_cancelled() {
-        tokio::select! {
-            () = session.cancelled() => return,
-            () = tokio::time::sleep(RENEW) => {}
-        }
-        let asked = Instant::now();
-        let answer = tokio::time::timeout(LEASE, leases::renew(&pool, &lease, term, LEASE)).await;
-        match answer {
-            Ok(Ok(true)) => renewed = asked,
-            Ok(Ok(false)) => {
-                tracing::warn!(lease, "another process leads now");
-                session.cancel();
-            }
-            Ok(Err(_)) | Err(_) if renewed.elapsed() >= LEASE => {
-                tracing::warn!(lease, "the lease could not be renewed in time");
-                session.cancel();
-            }
-            Ok(Err(error)) => tracing::debug!(%error, lease, "could not renew the lease"),
-            Err(_) => {}
-        }
     }
 }

@@ -404,3 +404,12 @@ pub async fn forget_slot(
     sqlx::query(sql).bind(system_identifier).bind(slot).execute(executor).await?;
     Ok(())
 }
+
+/// System identifier and name of the platform's own database.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn own_identity(executor: impl PgExecutor<'_>) -> Result<(String, String), DatabaseError> {
+    let sql = "select system_identifier::text, current_database()::text from pg_control_system()";
+    Ok(sqlx::query_as(sql).fetch_one(executor).await?)
+}
