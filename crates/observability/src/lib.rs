@@ -30,17 +30,17 @@ pub enum ObservabilityError {
 /// The documented values of `LOG_LEVEL`.
 const LEVELS: [&str; 4] = ["debug", "info", "warn", "error"];
 
-/// Libraries whose own debug output would bury ours: they stay at `info` (or above) whatever the level.
+/// Libraries whose own debug output would bury ours: they stay at `warn` (or above) whatever the level.
 const CHATTY: [&str; 10] = [
     "h2",
     "hyper",
     "hyper_util",
     "reqwest",
     "rustls",
+    "pg_walstream",
     "sqlx",
     "tower",
     "tungstenite",
-    "engineioxide",
     "fred",
 ];
 
@@ -71,12 +71,12 @@ pub fn init(service_name: &str, level: &str, environment: &str) -> Result<(), Ob
     Ok(())
 }
 
-/// The filter of a documented level, with chatty libraries held at `info`.
+/// The filter of a documented level, with chatty libraries held at `warn`.
 fn level_filter(level: &str) -> Result<EnvFilter, ObservabilityError> {
     if !LEVELS.contains(&level) {
         return Err(ObservabilityError::UnknownLevel(level.to_owned()));
     }
-    let library_level = if level == "debug" { "info" } else { level };
+    let library_level = if level == "error" { level } else { "warn" };
     let directives = CHATTY.iter().fold(level.to_owned(), |mut all, library| {
         all.push_str(&format!(",{library}={library_level}"));
         all
