@@ -79,7 +79,9 @@ impl Platform {
             ..PoolSettings::new(config.postgres.url())
         })?;
         if config.redis.is_some() {
-            tracing::warn!("REDIS_URL is set, but this version keeps its event log in PostgreSQL and does not use it");
+            tracing::warn!(
+                "REDIS_URL is set, but this version keeps its event log in PostgreSQL and does not use it"
+            );
         }
         let metrics = Metrics::new();
         let tasks = Tasks::default();

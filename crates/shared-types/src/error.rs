@@ -137,7 +137,11 @@ impl Problem {
 
     /// Our fault (500). The cause belongs in the log, not here.
     pub fn internal() -> Self {
-        Self::new(ErrorKind::Internal, "INTERNAL", "something went wrong on our side; the log has the request id")
+        Self::new(
+            ErrorKind::Internal,
+            "INTERNAL",
+            "something went wrong on our side; the log has the request id",
+        )
     }
 }
 

@@ -105,7 +105,9 @@ impl Filter {
     /// Whether `payload` meets all fields.
     pub fn matches(&self, payload: &Value) -> bool {
         self.fields.iter().all(|(path, values)| {
-            lookup(payload, path).and_then(Scalar::of).is_some_and(|found| values.binary_search(&found).is_ok())
+            lookup(payload, path)
+                .and_then(Scalar::of)
+                .is_some_and(|found| values.binary_search(&found).is_ok())
         })
     }
 }
@@ -127,7 +129,9 @@ fn values(path: &str, wanted: &Value) -> Result<Vec<Scalar>, Problem> {
         .ok_or_else(|| invalid(path, "must be a scalar or { \"in\": [scalar, …] }"))?;
     let mut scalars = list
         .iter()
-        .map(|v| Scalar::of(v).ok_or_else(|| invalid(&format!("{path}.in"), "holds something that is no scalar")))
+        .map(|v| {
+            Scalar::of(v).ok_or_else(|| invalid(&format!("{path}.in"), "holds something that is no scalar"))
+        })
         .collect::<Result<Vec<_>, _>>()?;
     if scalars.is_empty() {
         return Err(invalid(&format!("{path}.in"), "must hold at least one value"));

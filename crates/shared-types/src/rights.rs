@@ -127,7 +127,9 @@ impl Rights {
     pub fn allows(&self, verb: Verb, name: &str) -> bool {
         self.holds(verb)
             && self.capabilities.as_ref().is_none_or(|capabilities| {
-                capabilities.iter().any(|(pattern, verbs)| verbs.contains(&verb) && matches_pattern(pattern, name))
+                capabilities
+                    .iter()
+                    .any(|(pattern, verbs)| verbs.contains(&verb) && matches_pattern(pattern, name))
             })
     }
 
@@ -160,7 +162,9 @@ fn verb(name: &str, path: &str) -> Result<Verb, Problem> {
     })
 }
 
-fn parse_capabilities(given: &BTreeMap<String, Vec<String>>) -> Result<BTreeMap<String, BTreeSet<Verb>>, Problem> {
+fn parse_capabilities(
+    given: &BTreeMap<String, Vec<String>>,
+) -> Result<BTreeMap<String, BTreeSet<Verb>>, Problem> {
     let mut parsed = BTreeMap::new();
     for (pattern, verbs) in given {
         if pattern.is_empty() || pattern.len() > crate::topic::MAX_NAME_BYTES {
@@ -178,7 +182,10 @@ fn parse_capabilities(given: &BTreeMap<String, Vec<String>>) -> Result<BTreeMap<
 /// What a role's permission is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "the names are the documentation; decisions on their extent are in docs/security.md")]
+#[allow(
+    missing_docs,
+    reason = "the names are the documentation; decisions on their extent are in docs/security.md"
+)]
 pub enum Resource {
     Topics,
     Schemas,
@@ -243,8 +250,10 @@ mod tests {
 
     fn rights(permissions: &[&str], capabilities: &[(&str, &[&str])]) -> Rights {
         let permissions: Vec<String> = permissions.iter().map(|&p| p.to_owned()).collect();
-        let map: BTreeMap<String, Vec<String>> =
-            capabilities.iter().map(|(k, v)| ((*k).to_owned(), v.iter().map(|&s| s.to_owned()).collect())).collect();
+        let map: BTreeMap<String, Vec<String>> = capabilities
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), v.iter().map(|&s| s.to_owned()).collect()))
+            .collect();
         Rights::parse(&permissions, (!map.is_empty()).then_some(&map)).expect("valid")
     }
 
