@@ -34,7 +34,7 @@ const HEALTHY: Duration = Duration::from_secs(10);
 /// How often a moved position is confirmed.
 const CONFIRM: Duration = Duration::from_millis(250);
 /// How often the server is told that this side lives, whatever happens.
-const ALIVE: Duration = Duration::from_secs(5);
+const ALIVE: Duration = Duration::from_secs(2);
 /// Frames between two looks at everything else.
 const DRAIN: usize = 512;
 
@@ -115,6 +115,7 @@ impl Reader {
                 Failure::OtherCluster => return Ended::OtherCluster,
                 Failure::Trouble(trouble) => trouble,
             };
+            self.metrics.cdc_interruptions.inc();
             self.caretaker.consider(&trouble);
             failures = if begun.elapsed() > HEALTHY { 1 } else { failures + 1 };
             tracing::warn!(%trouble, cdc.slot = %self.names.slot, failures, "the reader stopped reading; it tries again");
@@ -172,6 +173,7 @@ struct Session {
     commit_ms: i64,
     ordinal: u64,
     rows: u64,
+    tally: Tally,
     told: u64,
     told_at: Instant,
 }
@@ -199,6 +201,7 @@ impl Session {
             commit_ms: 0,
             ordinal: 0,
             rows: 0,
+            tally: Tally::default(),
             told: 0,
             told_at: Instant::now(),
         }
@@ -289,8 +292,7 @@ impl Session {
             commit_ms: self.commit_ms,
             ordinal: self.ordinal,
         };
-        let mut tally = Tally::default();
-        self.relations.evaluate(message, &place, &mut tally, |event| self.appends.push(event));
+        self.relations.evaluate(message, &place, &mut self.tally, |event| self.appends.push(event));
         self.ordinal += 1;
         self.rows += 1;
     }
@@ -310,6 +312,9 @@ impl Session {
             self.status.rows.fetch_add(self.rows, Ordering::Relaxed);
             self.metrics.cdc_rows.inc_by(self.rows);
             self.rows = 0;
+            let tally = std::mem::take(&mut self.tally);
+            self.metrics.cdc_filtered.inc_by(tally.filtered);
+            self.metrics.cdc_failed.inc_by(tally.failed);
         }
         self.status.confirmed.store(self.appends.confirmed(), Ordering::Relaxed);
         if self.appends.is_quiet() {

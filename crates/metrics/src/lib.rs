@@ -127,6 +127,12 @@ pub struct Metrics {
     pub cdc_rows: IntCounter,
     /// `realtime_cdc_events_total`: events that mappings made of row changes.
     pub cdc_events: IntCounter,
+    /// `realtime_cdc_filtered_total`: row changes that a mapping's rules held back.
+    pub cdc_filtered: IntCounter,
+    /// `realtime_cdc_failed_total`: row changes that a mapping could not be evaluated against.
+    pub cdc_failed: IntCounter,
+    /// `realtime_cdc_interruptions_total`: replication streams that ended and were begun again.
+    pub cdc_interruptions: IntCounter,
 }
 
 impl Metrics {
@@ -225,6 +231,21 @@ impl Metrics {
                 "Row changes read from replication streams",
             ),
             cdc_events: registry::counter(r, "realtime_cdc_events_total", "Events made of row changes"),
+            cdc_filtered: registry::counter(
+                r,
+                "realtime_cdc_filtered_total",
+                "Row changes held back by a mapping's rules",
+            ),
+            cdc_failed: registry::counter(
+                r,
+                "realtime_cdc_failed_total",
+                "Row changes that a mapping does not fit",
+            ),
+            cdc_interruptions: registry::counter(
+                r,
+                "realtime_cdc_interruptions_total",
+                "Replication streams that ended and were begun again",
+            ),
             registry,
         };
         metrics.show_zeroes();

@@ -40,6 +40,8 @@ struct Found {
     identity: String,
     has_key: bool,
     published: bool,
+    /// The table and its partitions, as far as they do not tell whole old rows; ready for SQL.
+    partial: Vec<String>,
 }
 
 /// Brings publication and replica identities in line with `wanted` (table → whether whole old rows are needed) and
@@ -115,9 +117,13 @@ async fn describe(
             c.relpersistence::text as persistence, c.relreplident::text as identity,
             exists (select from pg_index i where i.indrelid = c.oid and i.indisvalid
                 and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end) as has_key,
-            exists (select from pg_publication p where p.pubname = $3
-                and (p.puballtables or exists (select from pg_publication_rel r
-                    where r.prpubid = p.oid and r.prrelid = c.oid))) as published
+            exists (select from pg_publication_tables t where t.pubname = $3
+                and t.schemaname = n.nspname and t.tablename = c.relname) as published,
+            array(select format('%I.%I', pn.nspname, part.relname)
+                from (select c.oid as relid union select t.relid from pg_partition_tree(c.oid) t
+                    where c.relkind = 'p') parts
+                join pg_class part on part.oid = parts.relid join pg_namespace pn on pn.oid = part.relnamespace
+                where part.relreplident <> 'f' order by 1) as partial
         from unnest($1::text[], $2::text[]) as wanted (schema, name)
         join pg_namespace n on n.nspname = wanted.schema
         join pg_class c on c.relnamespace = n.oid and c.relname = wanted.name";
@@ -133,6 +139,7 @@ async fn describe(
             identity: row.try_get("identity")?,
             has_key: row.try_get("has_key")?,
             published: row.try_get("published")?,
+            partial: row.try_get("partial")?,
         };
         found.insert(table, entry);
     }
@@ -173,8 +180,7 @@ async fn settle(
             format!("alter table {} set logged;", sql(table)),
         ));
     }
-    let full = found.identity != "f" && (old_rows || !found.identifiable());
-    let statements = statements(publication, table, full, !found.published);
+    let statements = statements(publication, table, found, old_rows);
     if statements.is_empty() {
         return Standing::Published { old_rows_missing: false };
     }
@@ -213,12 +219,14 @@ fn cure(table: &TableName, statements: &[String]) -> String {
     )
 }
 
-fn statements(publication: &str, table: &TableName, full: bool, add: bool) -> Vec<String> {
+fn statements(publication: &str, table: &TableName, found: &Found, old_rows: bool) -> Vec<String> {
     let mut statements = Vec::new();
-    if full {
-        statements.push(format!("alter table {} replica identity full", sql(table)));
+    if old_rows || !found.identifiable() {
+        // A partition's identity is its own; that of the whole does not pass on.
+        statements
+            .extend(found.partial.iter().map(|part| format!("alter table {part} replica identity full")));
     }
-    if add {
+    if !found.published {
         statements.push(format!("alter publication {} add table {}", quoted(publication), sql(table)));
     }
     statements

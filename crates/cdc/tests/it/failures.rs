@@ -286,7 +286,7 @@ async fn a_slow_log_is_waited_for_without_losing_the_connection() {
     harness.mapping(json!({})).await;
     let running = harness.start_live().await;
     harness.sql("insert into orders select n, 'x' from generate_series(1, 10000) n").await;
-    let end: String = harness.ask("select pg_current_wal_lsn()::text").await;
+    let end: String = harness.ask("select pg_current_wal_insert_lsn()::text").await;
     let pid = "select active_pid from pg_replication_slots where database = current_database()";
     let before: Option<i32> = harness.ask(pid).await;
     let confirmed = format!(

@@ -234,3 +234,23 @@ async fn changed_columns_of_a_table_take_effect() {
     assert_eq!(payload(&harness.events(3).await[2]), json!({ "id": 3 }));
     harness.finish(running).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partitioned_table_is_followed_as_one() {
+    let harness = Harness::new(
+        "create table orders (id int primary key, status text) partition by range (id);
+         create table orders_low partition of orders for values from (0) to (100);
+         create table \"orders High\" partition of orders for values from (100) to (200)",
+    )
+    .await;
+    harness.mapping(json!({ "when": { "changed": "status" } })).await;
+    let running = harness.start_live().await;
+    harness.sql("insert into orders values (1, 'low'), (101, 'high')").await;
+    harness.sql("update orders set status = 'low'; update orders set status = 'done' where id = 101").await;
+    let events = harness.events(4).await;
+    assert!(events.iter().all(|e| metadata(e)["table"] == json!("orders")));
+    let ids: Vec<_> = events.iter().map(|e| payload(e)["id"].as_i64().unwrap()).collect();
+    assert_eq!(ids, [1, 101, 101, 101]);
+    assert!(events.iter().all(|e| metadata(e).get("changedUnknown").is_none()));
+    harness.finish(running).await;
+}
