@@ -4,7 +4,7 @@ use auth::Authenticator;
 use database::{DatabaseError, Pool, sealing::Sealer, tables::applications};
 use event_router::EventRouter;
 use metrics::Metrics;
-use shared_config::CorsOrigins;
+use shared_config::{Config, CorsOrigins, Environment};
 use shared_types::AppId;
 use std::{
     sync::{
@@ -63,7 +63,32 @@ pub enum Mode {
     OwnMachine,
 }
 
+impl Mode {
+    /// What `NODE_ENV` says; [`Mode::OwnMachine`] is only chosen by `realtime dev`.
+    pub fn of(config: &Config) -> Self {
+        match config.environment {
+            Environment::Production => Self::Production,
+            Environment::Development | Environment::Staging | Environment::Test => Self::Development,
+        }
+    }
+}
+
 impl HttpSettings {
+    /// What is configured, in `mode`.
+    pub fn of(config: &Config, mode: Mode) -> Self {
+        Self {
+            cors: config.cors_origins.clone(),
+            body_bytes: config.limits.body_bytes,
+            timeout: Duration::from_secs(30),
+            mode,
+            own_database_as_target: matches!(
+                config.environment,
+                Environment::Development | Environment::Test
+            ),
+            platform_database_url: config.postgres.url().to_owned(),
+        }
+    }
+
     /// The defaults of development.
     pub fn development(platform_database_url: impl Into<String>) -> Self {
         Self {

@@ -1,5 +1,6 @@
 //! What may be set for an application, how it is changed, and how it is shown.
 
+use super::body::Object;
 use crate::state::AppState;
 use cdc::TargetUrl;
 use database::{
@@ -19,7 +20,20 @@ const MASK: &str = "****";
 const MAX_ORIGINS: usize = 100;
 
 /// Changes of one thing by environment; null removes.
-type Changes<T> = BTreeMap<Environment, Option<T>>;
+type Changes<T> = BTreeMap<EnvironmentName, Option<T>>;
+
+/// An environment as the name of a member; read as a text, so that failures can name the member.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+struct EnvironmentName(Environment);
+
+impl TryFrom<String> for EnvironmentName {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse().map(Self).map_err(|_| "must be development, staging or production")
+    }
+}
 
 /// What to change of an application's settings.
 #[derive(Default, Deserialize, ToSchema)]
@@ -27,7 +41,7 @@ type Changes<T> = BTreeMap<Environment, Option<T>>;
 pub struct ConfigPatch {
     /// The database whose changes are followed: `{ "development": { "databaseUrl": "postgres://…" } }`.
     #[schema(value_type = Object)]
-    cdc: Changes<TargetInput>,
+    cdc: Changes<Object<TargetInput>>,
     /// `open` or `registered`, by environment.
     #[schema(value_type = Object)]
     topic_policy: Changes<TopicPolicy>,
@@ -36,7 +50,7 @@ pub struct ConfigPatch {
     allowed_origins: Changes<Vec<String>>,
     /// Limits below the server's own, by environment.
     #[schema(value_type = Object)]
-    limits: Changes<Limits>,
+    limits: Changes<Object<Limits>>,
 }
 
 #[derive(Deserialize)]
@@ -56,10 +70,10 @@ impl ConfigPatch {
         application: &AppId,
         config: &mut ApplicationConfig,
     ) -> Result<(), Problem> {
-        for (environment, change) in &self.cdc {
+        for (EnvironmentName(environment), change) in &self.cdc {
             let stored = match change {
                 None => None,
-                Some(input) => {
+                Some(Object(input)) => {
                     let scope = Scope::new(application.clone(), *environment);
                     check_target(state, *environment, &input.database_url)?;
                     Some(seal_target(&state.sealer, &scope, &input.database_url))
@@ -67,15 +81,16 @@ impl ConfigPatch {
             };
             set(&mut config.cdc, *environment, stored);
         }
-        for (environment, origins) in &self.allowed_origins {
+        for (EnvironmentName(environment), origins) in &self.allowed_origins {
             check_origins(*environment, origins.as_deref().unwrap_or_default())?;
             set(&mut config.allowed_origins, *environment, origins.clone());
         }
-        for (environment, limits) in &self.limits {
-            check_limits(*environment, limits.as_ref())?;
-            set(&mut config.limits, *environment, limits.clone());
+        for (EnvironmentName(environment), limits) in &self.limits {
+            let limits = limits.as_ref().map(|Object(limits)| limits);
+            check_limits(*environment, limits)?;
+            set(&mut config.limits, *environment, limits.cloned());
         }
-        for (environment, policy) in &self.topic_policy {
+        for (EnvironmentName(environment), policy) in &self.topic_policy {
             set(&mut config.topic_policy, *environment, *policy);
         }
         Ok(())

@@ -3,7 +3,7 @@
 use super::{
     access::applications as permits,
     application_config::{ConfigPatch, shown},
-    body::{Body, Params, check_text},
+    body::{Body, Object, Params, check_text},
     grant::Grant,
     idempotency::{self, Once},
     page::PageParams,
@@ -64,7 +64,8 @@ fn resource(state: &AppState, row: Application) -> ApplicationResource {
 pub struct CreateApplication {
     name: String,
     #[serde(default)]
-    config: ConfigPatch,
+    #[schema(value_type = Option<ConfigPatch>)]
+    config: Object<ConfigPatch>,
 }
 
 /// What to change of an application.
@@ -74,7 +75,8 @@ pub struct UpdateApplication {
     name: Option<String>,
     /// Each environment that is named is replaced; null removes it.
     #[serde(default)]
-    config: ConfigPatch,
+    #[schema(value_type = Option<ConfigPatch>)]
+    config: Object<ConfigPatch>,
 }
 
 /// The applications that the caller sees.
@@ -104,7 +106,7 @@ pub(super) async fn create(
     check_text("name", &body.value.name, MAX_NAME_BYTES)?;
     let id = AppId::generate();
     let mut config = ApplicationConfig::default();
-    body.value.config.apply(&state, &id, &mut config)?;
+    body.value.config.0.apply(&state, &id, &mut config)?;
     let mut run =
         match idempotency::begin(&state, &grant, "POST /api/applications", &headers, &body.bytes).await? {
             Once::Replay(response) => return Ok(response),
@@ -144,7 +146,7 @@ pub(super) async fn update(
     let mut tx = state.pool.begin().await.map_err(database)?;
     let row = applications::lock(&mut tx, id).await?.ok_or_else(|| no_application(id))?;
     let mut config = row.config.0;
-    body.value.config.apply(&state, id, &mut config)?;
+    body.value.config.0.apply(&state, id, &mut config)?;
     let name = body.value.name.as_deref().map_or(row.name.as_str(), str::trim);
     let row = applications::update(&mut *tx, id, name, &config).await?.ok_or_else(|| no_application(id))?;
     tx.commit().await.map_err(database)?;

@@ -6,9 +6,13 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::{StatusCode, header, request::Parts},
 };
-use serde::de::DeserializeOwned;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_json::value::RawValue;
 use shared_types::{Problem, json::compact};
+use std::{fmt, marker::PhantomData};
 
 /// A JSON body, as text and as what it says.
 pub struct Body<T> {
@@ -23,7 +27,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let JsonText(bytes) = JsonText::from_request(request, state).await?;
-        Ok(Self { value: parse(&bytes)?, bytes })
+        Ok(Self { value: parse_object(&bytes)?, bytes })
     }
 }
 
@@ -66,6 +70,33 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         let text = error.inner().to_string();
         describe(if at == "." { "" } else { &at }, text.split(" at line ").next().unwrap_or_default())
     })
+}
+
+/// Reads a checked JSON object; see [`parse`].
+pub(super) fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    parse::<Object<T>>(bytes).map(|object| object.0)
+}
+
+/// A `T` that is written as an object. By itself serde also reads the fields of a struct from an array.
+#[derive(Debug, Default)]
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Members(PhantomData))
+    }
 }
 
 /// The field and the rule that serde's words mean.
@@ -160,7 +191,6 @@ pub(super) fn check_text(path: &str, text: &str, max_bytes: usize) -> Result<(),
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde::Deserialize;
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -199,6 +229,8 @@ mod tests {
             ("inner[0].y".to_owned(), "is not a known field".to_owned())
         );
         assert_eq!(path(r#"{"name":1,"inner":[]}"#).0, "name");
+        let array = parse_object::<Outer>(br#"["a",[],null]"#).expect_err("an array");
+        assert_eq!(array.details[0].message, "must be an object (invalid type: sequence)");
         let (at, rule) = path(r#"{"name":"a","inner":[{"count":300}]}"#);
         assert_eq!(
             (at.as_str(), rule.as_str()),

@@ -2,7 +2,7 @@
 
 use super::{
     access::events as permits,
-    body::{JsonText, check_text, parse},
+    body::{JsonText, Object, check_text, parse},
     grant::Grant,
     idempotency::{body_hash, key, other_body},
     problem::{ApiError, database},
@@ -87,10 +87,10 @@ pub(super) async fn publish(
     JsonText(bytes): JsonText,
 ) -> Result<Response, ApiError> {
     let batch = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
-    let events: Vec<PublishEvent> = if batch { parse(&bytes)? } else { vec![parse(&bytes)?] };
+    let events = if batch { parse(&bytes)? } else { vec![parse::<Object<PublishEvent>>(&bytes)?] };
     check_batch(&events)?;
     let mut routed = Vec::with_capacity(events.len());
-    for (index, event) in events.into_iter().enumerate() {
+    for (index, Object(event)) in events.into_iter().enumerate() {
         let at = if batch { format!("[{index}].") } else { String::new() };
         routed.push(route(&grant, event).map_err(|problem| within(&at, problem))?);
     }
@@ -107,7 +107,7 @@ pub(super) async fn publish(
     Ok((StatusCode::CREATED, Json(one)).into_response())
 }
 
-fn check_batch(events: &[PublishEvent]) -> Result<(), Problem> {
+fn check_batch(events: &[Object<PublishEvent>]) -> Result<(), Problem> {
     if events.is_empty() {
         return Err(Problem::field("", "a batch must hold at least one event"));
     }

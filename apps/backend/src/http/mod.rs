@@ -60,11 +60,17 @@ pub fn routes() -> Vec<Route> {
 
 /// The REST API as a router, with everything that holds for all routes.
 pub fn api(state: AppState) -> Router {
+    app(state, Router::new())
+}
+
+/// The REST API together with `others` (gateways, pages), under the same layers.
+pub fn app(state: AppState, others: Router) -> Router {
     let docs = SwaggerUi::new("/api/docs").config(Config::from("/api/openapi.json"));
     let router = Route::router(routes())
         .merge(docs)
+        .with_state(state.clone())
+        .merge(others)
         .fallback(layers::no_route)
-        .layer(DefaultBodyLimit::max(state.http.body_bytes))
-        .with_state(state.clone());
+        .layer(DefaultBodyLimit::max(state.http.body_bytes));
     layers::around(router, &state)
 }

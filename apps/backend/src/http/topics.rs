@@ -2,7 +2,7 @@
 
 use super::{
     access::topics as permits,
-    body::{Body, JsonText, Params, Segments, parse},
+    body::{Body, Params, Segments},
     grant::Grant,
     idempotency::{self, Once},
     page::{PageParams, check_limit},
@@ -150,9 +150,9 @@ pub(super) async fn update(
     grant: Grant<permits::Update>,
     State(state): State<AppState>,
     Segments(name): Segments<String>,
-    JsonText(bytes): JsonText,
+    body: Body<UpdateTopic>,
 ) -> Result<Json<TopicResource>, ApiError> {
-    let change: UpdateTopic = parse(&bytes)?;
+    let change = body.value;
     topic_registry::check_change(change.description.as_deref(), change.owner.as_deref())?;
     if let Some(version) = change.active_schema_version {
         let rule = format!("the topic has no schema version {version}");

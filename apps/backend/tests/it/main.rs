@@ -1,0 +1,16 @@
+//! The backend on a real Postgres, called in process.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod account;
+mod applications;
+mod conventions;
+mod documents;
+mod events;
+mod input;
+mod mappings;
+mod server;
+mod tenants;
+mod tokens;
+mod topics;
+mod walk;
