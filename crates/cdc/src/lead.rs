@@ -10,7 +10,10 @@ use crate::{
 };
 use database::{
     Pool,
-    tables::{cdc::ReaderState, leases},
+    tables::{
+        cdc::ReaderState,
+        leases::{self, LeaseSession},
+    },
 };
 use shared_types::Scope;
 use std::{
@@ -20,7 +23,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// How long a leader leads without renewing.
@@ -48,6 +51,8 @@ pub(crate) struct Lead {
     pub names: Names,
     pub group: Group,
     pub stop: CancellationToken,
+    /// The session that shows that this process lives.
+    pub session: watch::Receiver<Option<LeaseSession>>,
     /// Whether the slot is given up when it ends.
     pub farewell: Arc<AtomicBool>,
 }
@@ -58,7 +63,7 @@ impl Lead {
         let lease = format!("cdc/{}/{}", self.identity.system, self.names.slot);
         while !self.stop.is_cancelled() {
             let holder = &self.service.settings.holder;
-            match leases::acquire(&self.service.pool, &lease, holder, LEASE).await {
+            match leases::acquire(&self.service.pool, &lease, holder, self.session(), LEASE).await {
                 Ok(Some(term)) => {
                     let ended = self.lead(&lease, term).await;
                     let released = leases::release(&self.service.pool, &lease, term);
@@ -80,6 +85,10 @@ impl Lead {
         Ended::Stopped
     }
 
+    fn session(&self) -> Option<LeaseSession> {
+        *self.session.borrow()
+    }
+
     /// Reads in `term` until told to stop, or until the lease is lost.
     async fn lead(&self, lease: &str, term: u64) -> Ended {
         tracing::info!(lease, cdc.term = term, "leading a target");
@@ -87,7 +96,8 @@ impl Lead {
         let session = self.stop.child_token();
         let _cancelled_with_this = session.clone().drop_guard();
         let mut tasks = JoinSet::new();
-        tasks.spawn(renew(self.service.pool.clone(), lease.to_owned(), term, session.clone()));
+        let alive = self.session.clone();
+        tasks.spawn(renew(self.service.pool.clone(), lease.to_owned(), term, alive, session.clone()));
         let writer = self.status_task(status.clone());
         tasks.spawn(writer.run(session.clone()));
         let mut reading = JoinSet::new();
@@ -169,7 +179,13 @@ impl Lead {
 }
 
 /// Renews the lease until `session` ends; ends it when the lease is lost or cannot be renewed in time.
-async fn renew(pool: Pool, lease: String, term: u64, session: CancellationToken) {
+async fn renew(
+    pool: Pool,
+    lease: String,
+    term: u64,
+    alive: watch::Receiver<Option<LeaseSession>>,
+    session: CancellationToken,
+) {
     let mut renewed = Instant::now();
     while !session.is_cancelled() {
         tokio::select! {
@@ -177,7 +193,8 @@ async fn renew(pool: Pool, lease: String, term: u64, session: CancellationToken)
             () = tokio::time::sleep(RENEW) => {}
         }
         let asked = Instant::now();
-        let answer = tokio::time::timeout(LEASE, leases::renew(&pool, &lease, term, LEASE)).await;
+        let named = *alive.borrow();
+        let answer = tokio::time::timeout(LEASE, leases::renew(&pool, &lease, term, named, LEASE)).await;
         match answer {
             Ok(Ok(true)) => renewed = asked,
             Ok(Ok(false)) => {

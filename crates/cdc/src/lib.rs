@@ -9,6 +9,7 @@ mod appends;
 mod caretaker;
 pub mod evaluate;
 mod lead;
+mod liveness;
 pub mod pgoutput;
 mod plan;
 mod reader;

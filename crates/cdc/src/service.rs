@@ -2,6 +2,7 @@
 
 use crate::{
     lead::{Group, Lead},
+    liveness,
     reader::Ended,
     target::{self, Identity, Names, TargetUrl, publication::Manage},
     trouble::Trouble,
@@ -12,6 +13,7 @@ use database::{
     tables::{
         applications,
         cdc::{self, ReaderState, ReaderStatus, StatusWriter},
+        leases::LeaseSession,
     },
 };
 use event_router::EventRouter;
@@ -26,7 +28,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// How often targets, starts and stops are looked at.
@@ -119,6 +121,7 @@ impl CdcService {
 
     /// Runs until `stop`; then every reader is stopped and every lease handed back.
     pub async fn run(self, stop: CancellationToken) {
+        let (pool, told) = (self.pool.clone(), watch::Sender::new(None));
         let mut supervisor = Supervisor {
             service: self,
             identities: HashMap::new(),
@@ -127,8 +130,15 @@ impl CdcService {
             running: BTreeMap::new(),
             tasks: JoinSet::new(),
             own: None,
+            session: told.subscribe(),
         };
+        let mut liveness = JoinSet::new();
+        let alive = CancellationToken::new();
+        liveness.spawn(liveness::keep(pool, told, alive.clone()));
         supervisor.run(&stop).await;
+        // Only now: leases that are still held hold as long as the session does.
+        alive.cancel();
+        while liveness.join_next().await.is_some() {}
     }
 }
 
@@ -147,6 +157,8 @@ struct Supervisor {
     tasks: JoinSet<(Identity, Ended)>,
     /// The platform's own database, once it was asked.
     own: Option<Identity>,
+    /// The session that shows that this process lives.
+    session: watch::Receiver<Option<LeaseSession>>,
 }
 
 fn own_database() -> Trouble {
@@ -336,6 +348,7 @@ impl Supervisor {
             identity: identity.clone(),
             group: group.clone(),
             stop: stop.clone(),
+            session: self.session.clone(),
             farewell: farewell.clone(),
         };
         self.running.insert(identity.clone(), Running { group, stop, farewell });

@@ -7,6 +7,7 @@ use database::tables::{
 };
 use serde_json::json;
 use shared_types::{AppId, Environment, MappingId, Scope, TopicName, mapping::MappingDefinition};
+use sqlx::{Connection, PgConnection};
 use std::time::Duration;
 
 fn definition(topic: &str) -> MappingDefinition {
@@ -72,17 +73,37 @@ async fn a_lease_has_one_holder_and_a_growing_term() {
     let database = testkit::database().await;
     let pool = &database.pool;
     let long = Duration::from_secs(60);
-    assert_eq!(leases::acquire(pool, "x", "a", long).await.unwrap(), Some(1));
-    assert_eq!(leases::acquire(pool, "x", "b", long).await.unwrap(), None);
-    assert!(leases::renew(pool, "x", 1, long).await.unwrap());
+    assert_eq!(leases::acquire(pool, "x", "a", None, long).await.unwrap(), Some(1));
+    assert_eq!(leases::acquire(pool, "x", "b", None, long).await.unwrap(), None);
+    assert!(leases::renew(pool, "x", 1, None, long).await.unwrap());
     leases::release(pool, "x", 1).await.unwrap();
-    assert!(!leases::renew(pool, "x", 1, long).await.unwrap());
-    assert_eq!(leases::acquire(pool, "x", "b", Duration::ZERO).await.unwrap(), Some(2));
+    assert!(!leases::renew(pool, "x", 1, None, long).await.unwrap());
+    assert_eq!(leases::acquire(pool, "x", "b", None, Duration::ZERO).await.unwrap(), Some(2));
     // Run out.
-    assert_eq!(leases::acquire(pool, "x", "a", long).await.unwrap(), Some(3));
+    assert_eq!(leases::acquire(pool, "x", "a", None, long).await.unwrap(), Some(3));
     leases::release(pool, "x", 2).await.unwrap();
-    assert!(leases::renew(pool, "x", 3, long).await.unwrap(), "an old term gives nothing back");
-    assert_eq!(leases::acquire(pool, "y", "b", long).await.unwrap(), Some(1));
+    assert!(leases::renew(pool, "x", 3, None, long).await.unwrap(), "an old term gives nothing back");
+    assert_eq!(leases::acquire(pool, "y", "b", None, long).await.unwrap(), Some(1));
+}
+
+#[tokio::test]
+async fn a_lease_ends_with_its_holders_session() {
+    let database = testkit::database().await;
+    let (pool, long) = (&database.pool, Duration::from_secs(60));
+    let mut connection = PgConnection::connect(&database.url).await.unwrap();
+    let session = leases::session(&mut connection).await.unwrap();
+    assert_eq!(leases::acquire(pool, "x", "a", Some(session), long).await.unwrap(), Some(1));
+    assert_eq!(leases::acquire(pool, "x", "b", None, long).await.unwrap(), None);
+    drop(connection);
+    let taken = async {
+        loop {
+            if let Some(term) = leases::acquire(pool, "x", "b", None, long).await.unwrap() {
+                return term;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert_eq!(tokio::time::timeout(Duration::from_secs(20), taken).await.unwrap(), 2);
 }
 
 #[tokio::test]
