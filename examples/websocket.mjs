@@ -1,8 +1,9 @@
-// Follows a topic over a plain WebSocket: no library at all (Node.js 22 or later, or a browser).
+// Follows a topic over a plain WebSocket. Browsers and Node.js 22 bring one; older ones need `npm install ws`.
 //
 //   node websocket.mjs order.updated
 //
 // REALTIME_URL and REALTIME_TOKEN say where and as whom. Without a token it asks a `realtime dev` on this machine.
+const WebSocket = globalThis.WebSocket ?? (await import('ws')).WebSocket;
 const url = process.env.REALTIME_URL ?? 'http://localhost:3000';
 const topic = process.argv[2] ?? 'order.updated';
 

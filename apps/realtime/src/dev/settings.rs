@@ -8,7 +8,7 @@ use super::folder::Folder;
 use crate::cli::DevArgs;
 use crate::exit::{Code, Failure, Outcome};
 use crate::terminal::{self, Paint, Tone};
-use shared_config::{Config, Environment, Vars, process_vars};
+use shared_config::{Config, Vars, process_vars};
 use std::net::IpAddr;
 use tokio::net::TcpListener;
 use url::Url;
@@ -60,11 +60,8 @@ impl Settings {
         }
         let database = args.database_url.as_deref().unwrap_or(PLACEHOLDER);
         vars.insert("DATABASE_URL".to_owned(), database.to_owned());
+        refuse_production(&vars)?;
         let checked = Config::from_vars(&vars)?;
-        if checked.environment == Environment::Production {
-            let message = "NODE_ENV=production: realtime dev gives tokens to everybody on the machine and is not for production; run backend and workers";
-            return Err(Failure::new(Code::Config, message));
-        }
         if !is_set(&vars, "REALTIME_SECRET_KEY") {
             vars.insert("REALTIME_SECRET_KEY".to_owned(), folder.secret_key()?);
         }
@@ -132,6 +129,15 @@ impl Settings {
         let url = Url::parse(&format!("http://{host}:{port}"));
         url.map_err(|error| Failure::from(anyhow::Error::new(error)))
     }
+}
+
+/// Where tokens are given without credentials, nothing may be that is real.
+fn refuse_production(vars: &Vars) -> Outcome {
+    if vars.get("NODE_ENV").is_none_or(|value| value != "production") {
+        return Ok(());
+    }
+    let message = "NODE_ENV is production, and realtime dev gives tokens to every program on the machine\n  unset it, or run backend and workers";
+    Err(Failure::new(Code::Config, message))
 }
 
 fn is_set(vars: &Vars, name: &str) -> bool {
