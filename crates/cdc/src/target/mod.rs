@@ -1,8 +1,8 @@
 //! A target database from outside the stream: who it is, its slot, its publication.
 //!
-//! Owns every statement that is sent to a customer's database. Nothing here waits long: statements end after
-//! [`STATEMENT_TIMEOUT`], and a lock is waited for [`publication::LOCK_TIMEOUT`] at most, since the customer's own
-//! queries would queue behind the wait.
+//! Owns every statement that is sent to a customer's database. Nothing here waits long: statements end after 10
+//! seconds, and a lock is waited for one second at most, since the customer's own queries would queue behind the
+//! wait.
 
 pub(crate) mod publication;
 pub(crate) mod slot;
