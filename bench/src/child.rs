@@ -86,9 +86,35 @@ impl Process {
             Ok(found) => found.map_err(|error| self.complaint(&error.to_string()))?,
             Err(_) => return Err(self.complaint(&format!("was not ready after {} s", limit.as_secs()))),
         };
-        // A pipe that nobody reads would stop the child once it is full. Ends with the child.
-        tokio::task::spawn_local(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        discard(lines);
         Ok(found)
+    }
+
+    /// Reads standard output to nowhere, for a child that says on it nothing of interest.
+    pub fn discard_output(&mut self) {
+        if let Some(output) = self.child.stdout.take() {
+            discard(BufReader::new(output).lines());
+        }
+    }
+
+    /// Kills it and what it started in its group, at once; does not wait for the end.
+    pub fn kill(&self) {
+        if let Some(group) = as_pid(self.pid) {
+            // An error means that nothing is left of the group.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// It still runs after `limit`.
+    pub async fn ended(mut self, limit: Duration) -> Result<()> {
+        let Ok(ended) = timeout(limit, self.child.wait()).await else {
+            return Err(self.complaint(&format!("still runs after {} s", limit.as_secs())));
+        };
+        ended?;
+        Ok(())
     }
 
     /// Whether it still runs.
@@ -120,10 +146,7 @@ impl Drop for Process {
                 signal(self.pid, Signal::TERM);
                 self.wait_blocking(self.grace);
             }
-            if let Some(group) = as_pid(self.pid) {
-                // An error means that nothing is left of the group.
-                let _ = kill_process_group(group, Signal::KILL);
-            }
+            self.kill();
             self.wait_blocking(Duration::from_secs(2));
         }
         // Daemons that left the group. Their parent is gone, so an id cannot have been given out anew
@@ -141,6 +164,11 @@ fn signal(pid: u32, signal: Signal) {
         // An error means that it is gone already.
         let _ = kill_process(pid, signal);
     }
+}
+
+/// A pipe that nobody reads would stop the child once it is full. Ends with the child.
+fn discard(mut lines: Lines<BufReader<ChildStdout>>) {
+    tokio::task::spawn_local(async move { while let Ok(Some(_)) = lines.next_line().await {} });
 }
 
 async fn first_object(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<Value> {
@@ -177,6 +205,14 @@ mod tests {
                 assert!(state.is_empty() || state.contains(") Z"), "still runs: {state}");
             })
             .await;
+    }
+
+    #[tokio::test]
+    async fn one_that_is_killed_ends() {
+        let mut process = Process::start("a shell", shell("sleep 600 & wait"), Duration::ZERO).unwrap();
+        assert!(process.is_alive());
+        process.kill();
+        process.ended(Duration::from_secs(10)).await.unwrap();
     }
 
     #[tokio::test]

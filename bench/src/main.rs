@@ -7,6 +7,7 @@ mod accounting;
 mod all;
 mod cdc;
 mod child;
+mod drill;
 mod fanout;
 mod filter;
 mod floor;
@@ -57,6 +58,8 @@ enum Command {
     Cdc(CdcArguments),
     /// From a commit in PostgreSQL to the event in a client, on an idle machine
     Latency(CdcArguments),
+    /// Rows while the platform is killed again and again: what is lost, what comes twice
+    Drill(drill::Arguments),
     /// All of it, platform and peers in turn, into the tables of a page
     All(all::Arguments),
     /// Run the bare tokio server (started by the other commands)
@@ -138,6 +141,7 @@ async fn run(arguments: Arguments) -> Result<()> {
                 &[server.explain(cdc::commit_to_client(&server, &latency.load).await)?],
             )
         }
+        Command::Drill(drill) => drill::run(&drill, json).await,
         Command::All(all) => all::run(&all, json).await,
         Command::Floor => Ok(()),
     }

@@ -2,9 +2,9 @@
 //!
 //! `start` is the one place that knows how. What it relies on: the command starts a platform with a
 //! private database in `{data}`, serving on `{port}`, and prints, once it is ready, one line on standard
-//! output that is a JSON object `{"url", "token", "databaseUrl", "pid"}`: where it serves, a token of the
-//! role `admin` for `app_default`/`development`, the database whose changes it streams, and the process
-//! to measure (left out: the one started). SIGTERM ends it and its database.
+//! output that is a JSON object `{"url", "token", "targetUrl", "pid"}`: where it serves, a token of the role
+//! `admin` for `app_default`/`development`, the database whose changes it streams, and the process to
+//! measure (left out: the one started). SIGTERM ends it and its database.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ pub struct Options {
     #[arg(
         long,
         env = "BENCH_PLATFORM_COMMAND",
-        default_value = "target/release/realtime dev --json --no-open --port {port} --data-dir {data}"
+        default_value = "target/release/realtime dev --json --port {port} --data-dir {data}"
     )]
     pub platform_command: String,
     /// A platform that runs already (then --token and --pid too); nothing is started
@@ -118,7 +118,7 @@ async fn start_own(options: &Options) -> Result<Running> {
         target: Target::Platform,
         endpoint: Endpoint { address: address_of(&url)?, token: text("token") },
         pid: ready["pid"].as_u64().map_or(Ok(process.pid()), u32::try_from)?,
-        database_url: options.database_url.clone().or_else(|| text("databaseUrl")),
+        database_url: options.database_url.clone().or_else(|| text("targetUrl")),
         own_core: !options.all_cores,
         process: Some(process),
         companions: Vec::new(),

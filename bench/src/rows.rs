@@ -165,6 +165,22 @@ impl Rest {
         Ok(())
     }
 
+    /// What the platform answers to `GET path`.
+    ///
+    /// # Errors
+    /// The platform refuses or does not answer.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        self.send(reqwest::Method::GET, path, None).await
+    }
+
+    /// What the platform answers to `POST path`.
+    ///
+    /// # Errors
+    /// The platform refuses or does not answer.
+    pub async fn post(&self, path: &str, body: Value) -> Result<Value> {
+        self.send(reqwest::Method::POST, path, Some(body)).await
+    }
+
     async fn send(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Result<Value> {
         let mut request = self.client.request(method.clone(), format!("{}{path}", self.base));
         request = request.bearer_auth(&self.token);

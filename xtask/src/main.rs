@@ -3,6 +3,7 @@
 //! Owns the order of builds, checks and test runners. It must not know what the parts do, and depends on
 //! none of them, so that it compiles in seconds on a machine with nothing built.
 
+mod bench;
 mod check;
 mod counts;
 mod dev;
@@ -44,6 +45,18 @@ enum Task {
     Check,
     /// Print the graph of our crates; fails if one uses what is not below it
     Graph,
+    /// Measure everything on release builds and write the tables of docs/benchmarks.md
+    Bench {
+        /// Arguments of `bench all`; see `cargo xtask bench -- --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Kill the platform again and again while rows are inserted, and account for every row
+    Drill {
+        /// Arguments of `bench drill`; see `cargo xtask drill -- --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Write docs/openapi.json from the server's own description
     Openapi,
 }
@@ -56,6 +69,8 @@ fn main() -> ExitCode {
         Task::Test => test::run(&workspace),
         Task::Check => check::run(&workspace),
         Task::Graph => graph::run(&workspace),
+        Task::Bench { arguments } => bench::run(&workspace, &arguments),
+        Task::Drill { arguments } => bench::drill(&workspace, &arguments),
         Task::Openapi => openapi::run(&workspace),
     });
     groups::end_all();
