@@ -28,6 +28,8 @@ use tokio::sync::watch;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long one look may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(3);
+/// How often what has expired is removed.
+const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 /// With a view older than this nobody is let in.
 const STALE_AFTER: Duration = Duration::from_secs(10);
 
@@ -172,6 +174,7 @@ impl Authenticator {
         let mut listener = None;
         let mut tick = tokio::time::interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut swept: Option<Instant> = None;
         loop {
             if listener.is_none() {
                 listener = auth_snapshot::listen(&self.pool, LOOK_LIMIT).await.ok();
@@ -189,7 +192,19 @@ impl Authenticator {
             }
             if let Err(problem) = self.refresh().await {
                 tracing::warn!(error = %problem, "keys and revocations could not be looked at");
+            } else if swept.is_none_or(|at| at.elapsed() > SWEEP_EVERY) {
+                swept = Some(Instant::now());
+                self.sweep().await;
             }
+        }
+    }
+
+    /// Forgets what no longer matters, in the time of a look.
+    async fn sweep(&self) {
+        match tokio::time::timeout(LOOK_LIMIT, self.forget_old()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "expired sessions and revocations could not be removed"),
+            Err(_) => tracing::warn!("removing expired sessions and revocations took too long"),
         }
     }
 

@@ -4,6 +4,7 @@ use auth::{AuthSettings, Authenticator, Issuer, NewApiKey, Role, TokenRequest};
 use axum::{
     Router,
     body::Body,
+    extract::ConnectInfo,
     http::{HeaderMap, Method, Request, StatusCode},
 };
 use backend::{
@@ -20,7 +21,7 @@ use metrics::Metrics;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use shared_types::{AppId, Environment, Scope, UserId, ids::new_id};
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 use testkit::TestDatabase;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -83,6 +84,7 @@ pub struct Call<'s> {
     path: String,
     headers: Vec<(String, String)>,
     body: Option<String>,
+    peer: Option<SocketAddr>,
 }
 
 impl Call<'_> {
@@ -95,6 +97,12 @@ impl Call<'_> {
     pub fn by(self, credential: &str) -> Self {
         let value = format!("Bearer {credential}");
         self.header("authorization", value)
+    }
+
+    /// From where.
+    pub fn from(mut self, peer: &str) -> Self {
+        self.peer = Some(peer.parse().unwrap());
+        self
     }
 
     pub fn json(self, body: Value) -> Self {
@@ -111,7 +119,10 @@ impl Call<'_> {
         for (name, value) in self.headers {
             request = request.header(name, value);
         }
-        let request = request.body(self.body.map_or_else(Body::empty, Body::from)).unwrap();
+        let mut request = request.body(self.body.map_or_else(Body::empty, Body::from)).unwrap();
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(ConnectInfo(peer));
+        }
         let response = self.server.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
@@ -158,7 +169,7 @@ impl Server {
     }
 
     pub fn call(&self, method: Method, path: impl Into<String>) -> Call<'_> {
-        Call { server: self, method, path: path.into(), headers: Vec::new(), body: None }
+        Call { server: self, method, path: path.into(), headers: Vec::new(), body: None, peer: None }
     }
 
     pub fn get(&self, path: impl Into<String>) -> Call<'_> {

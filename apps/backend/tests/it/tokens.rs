@@ -3,6 +3,7 @@
 use crate::server::Server;
 use auth::Role;
 use axum::http::Method;
+use backend::state::Mode;
 use serde_json::{Value, json};
 
 fn wish(more: Value) -> Value {
@@ -144,4 +145,45 @@ async fn an_api_key_is_shown_once_and_revoked_with_its_tokens() {
     server.call(Method::POST, revoke).by(&root).send().await.ok();
     server.post("/auth/token", wish(json!({}))).by(key).send().await.refused(401, "AUTH_FAILED");
     server.post("/auth/verify", json!({ "token": token })).send().await.refused(401, "TOKEN_REVOKED");
+}
+
+#[tokio::test]
+async fn only_realtime_dev_issues_tokens_to_programs_on_the_machine() {
+    let dev = Server::start_with(|settings| settings.mode = Mode::OwnMachine).await;
+    let ask = |server: &'static str, peer: &'static str| {
+        dev.post("/auth/token", wish(json!({}))).from(peer).header("host", server)
+    };
+    let token = ask("localhost:3000", "127.0.0.1:4000").send().await.ok();
+    dev.post("/auth/verify", json!({ "token": token["token"] })).send().await.ok();
+    for refused in [
+        ask("localhost:3000", "10.0.0.9:4000"),
+        ask("evil.example", "127.0.0.1:4000"),
+        ask("localhost:3000", "127.0.0.1:4000").header("origin", "https://evil.example"),
+        ask("localhost:3000", "127.0.0.1:4000").header("x-forwarded-for", "10.0.0.9"),
+    ] {
+        refused.send().await.refused(401, "AUTH_REQUIRED");
+    }
+    let usual = Server::start().await;
+    let call =
+        usual.post("/auth/token", wish(json!({}))).from("127.0.0.1:4000").header("host", "localhost:3000");
+    call.send().await.refused(401, "AUTH_REQUIRED");
+}
+
+#[tokio::test]
+async fn scopes_of_headers_that_cannot_be_read_are_nobodys() {
+    let server = Server::start().await;
+    let root = server.root().await;
+    server
+        .get("/api/topics")
+        .by(&root)
+        .header("x-application-id", "äpp")
+        .send()
+        .await
+        .refused(404, "NOT_FOUND");
+    server
+        .get("/api/topics")
+        .header("authorization", "Bearer tökén")
+        .send()
+        .await
+        .refused(401, "AUTH_FAILED");
 }
