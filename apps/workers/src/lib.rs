@@ -5,10 +5,10 @@
 pub mod health;
 
 use anyhow::Result;
-use cdc::{CdcService, CdcSettings};
+use cdc::{CdcService, CdcSettings, CdcTarget, TargetSource};
 use database::tables::installation;
 use platform::Platform;
-use shared_types::ids::new_id;
+use shared_types::{AppId, Environment, Scope, ids::new_id};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// How long to wait before the platform's database is asked again.
 const RETRY: Duration = Duration::from_secs(1);
+/// The application that exists from the first migration on.
+const DEFAULT_APPLICATION: &str = "app_default";
 
 /// Running workers.
 pub struct Workers {
@@ -69,7 +71,33 @@ async fn read_targets(platform: &Platform, stop: CancellationToken) {
         installation,
         holder: format!("{}:{}", std::process::id(), new_id("worker")),
     };
-    let targets = cdc::application_targets(platform.pool.clone(), platform.sealer.clone());
+    let targets = targets(platform);
     let (pool, router, metrics) = (platform.pool.clone(), platform.router.clone(), platform.metrics.clone());
     CdcService::new(pool, router, metrics, settings, targets).run(stop).await;
+}
+
+/// The targets that applications are set to; and `CDC_DATABASE_URL` as that of the default application, in the
+/// environment that `NODE_ENV` names, as long as it is set to none itself.
+fn targets(platform: &Platform) -> TargetSource {
+    let applications = cdc::application_targets(platform.pool.clone(), platform.sealer.clone());
+    let Some(url) = platform.config.cdc.database_url().map(str::to_owned) else { return applications };
+    let environment = match platform.config.environment {
+        shared_config::Environment::Production => Environment::Production,
+        shared_config::Environment::Staging => Environment::Staging,
+        shared_config::Environment::Development | shared_config::Environment::Test => {
+            Environment::Development
+        }
+    };
+    let scope = Scope::new(AppId::from_stored(DEFAULT_APPLICATION), environment);
+    let own = CdcTarget { manage: cdc::default_manage(&scope), scope, url };
+    Arc::new(move || {
+        let (found, own) = (applications(), own.clone());
+        Box::pin(async move {
+            let mut found = found.await?;
+            if !found.iter().any(|target| target.scope == own.scope) {
+                found.push(own);
+            }
+            Ok(found)
+        })
+    })
 }
