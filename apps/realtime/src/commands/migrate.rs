@@ -4,9 +4,9 @@ use crate::cli::MigrateCommand;
 use crate::exit::{Code, Failure, Outcome};
 use crate::place::running_dev;
 use crate::terminal::{self, Paint, Tone};
+use database::Pool;
 use database::migrate::{self, MigrationStatus};
 use database::pool::{self, PoolSettings};
-use database::Pool;
 use serde_json::json;
 use shared_config::Config;
 use std::path::Path;
@@ -39,7 +39,10 @@ async fn connect() -> Outcome<Pool> {
     };
     let pool = pool::connect_lazy(&settings)?;
     if let Err(error) = pool::ping(&pool, Duration::from_secs(10)).await {
-        return Err(Failure::new(Code::Unavailable, format!("the platform's database does not answer: {error}")));
+        return Err(Failure::new(
+            Code::Unavailable,
+            format!("the platform's database does not answer: {error}"),
+        ));
     }
     Ok(pool)
 }

@@ -71,9 +71,10 @@ async fn trade(url: &str) -> Result<(), sqlx::Error> {
 
 /// A new order, or the next step of one that waits.
 async fn change(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let open: i64 = sqlx::query_scalar("select count(*) from orders where status not in ('delivered', 'cancelled')")
-        .fetch_one(&mut *connection)
-        .await?;
+    let open: i64 =
+        sqlx::query_scalar("select count(*) from orders where status not in ('delivered', 'cancelled')")
+            .fetch_one(&mut *connection)
+            .await?;
     let order_chance = if open < BUSY { 0.5 } else { 0.2 };
     if open == 0 || rand::rng().random_bool(order_chance) {
         place(connection).await

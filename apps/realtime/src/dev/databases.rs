@@ -35,7 +35,8 @@ impl Databases {
             return Ok(Self { platform_url, target_url, server: None, has_private_shop: false });
         }
         let options = Options { database: PLATFORM.to_owned(), ..Options::new(folder.postgres()) };
-        let server = LocalPostgres::start(options).await.map_err(|error| Failure::new(Code::Failure, error))?;
+        let server =
+            LocalPostgres::start(options).await.map_err(|error| Failure::new(Code::Failure, error))?;
         let has_private_shop = theirs.1.is_none();
         if has_private_shop {
             ensure_shop(&server).await?;

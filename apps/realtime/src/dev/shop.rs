@@ -51,32 +51,33 @@ pub async fn make(platform: &Platform, target_url: &str) -> Outcome {
     within(work).await
 }
 
-/// Sets the database at `target_url` as the one to follow, unless another is set.
+/// Sets the database to follow, and answers which one is followed.
+///
+/// One that was named (`CDC_DATABASE_URL`) is followed from now on. The private shop is followed where nothing is set:
+/// what somebody set through the API stays.
 ///
 /// # Errors
-/// Those of the platform's database.
-pub async fn set_target(platform: &Platform, target_url: &str) -> Outcome {
+/// Those of the platform's database; a target that was sealed with another key.
+pub async fn set_target(platform: &Platform, target_url: &str, named: bool) -> Outcome<String> {
     let scope = scope();
     let mut transaction = platform.pool.begin().await.map_err(DatabaseError::from)?;
     let Some(application) = applications::lock(&mut transaction, scope.application()).await? else {
         tracing::warn!(app.id = %scope.application(), "the application was deleted; no target is set");
-        return Ok(());
+        return Ok(target_url.to_owned());
     };
     let mut config = application.config.0;
     let current = config.cdc.get(&scope.environment());
     let current = current.map(|target| applications::open_target(&platform.sealer, &scope, target));
-    let replace = match current {
-        None => true,
-        Some(Ok(url)) => url != target_url && is_same_server(&url, target_url),
-        Some(Err(error)) => return Err(error.into()),
-    };
-    if replace {
-        let sealed = applications::seal_target(&platform.sealer, &scope, target_url);
-        config.cdc.insert(scope.environment(), sealed);
-        applications::update(&mut *transaction, scope.application(), &application.name, &config).await?;
-        transaction.commit().await.map_err(DatabaseError::from)?;
+    if let Some(url) = current.transpose()?
+        && (url == target_url || !(named || is_same_server(&url, target_url)))
+    {
+        return Ok(url);
     }
-    Ok(())
+    let sealed = applications::seal_target(&platform.sealer, &scope, target_url);
+    config.cdc.insert(scope.environment(), sealed);
+    applications::update(&mut *transaction, scope.application(), &application.name, &config).await?;
+    transaction.commit().await.map_err(DatabaseError::from)?;
+    Ok(target_url.to_owned())
 }
 
 /// Whether two URLs differ in nothing but the port: the private server's changes when somebody else took it. Its

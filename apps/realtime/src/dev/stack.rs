@@ -32,6 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 pub struct Stack {
     url: Url,
     redis_url: Option<String>,
+    followed: String,
     platform: Arc<Platform>,
     server: Server,
     workers: Workers,
@@ -65,12 +66,13 @@ impl Stack {
         if (databases.has_private_shop() || args.demo) && shop::is_wanted(target, args.demo).await? {
             shop::make(&platform, target).await?;
         }
-        shop::set_target(&platform, target).await?;
+        let followed = shop::set_target(&platform, target, !databases.has_private_shop()).await?;
         let workers = Workers::start(platform.clone()).await?;
         wait_until_live(&platform).await;
         let generator = args.demo.then(|| Generator::start(databases.target_url.clone()));
         let redis_url = args.redis_url.clone();
-        Ok(Self { url: settings.url(port)?, redis_url, platform, server, workers, generator, databases })
+        let url = settings.url(port)?;
+        Ok(Self { url, redis_url, followed, platform, server, workers, generator, databases })
     }
 
     /// What other commands need to know.
@@ -82,7 +84,7 @@ impl Stack {
             url: self.url.as_str().trim_end_matches('/').to_owned(),
             token: self.token().await?,
             database_url: self.databases.platform_url.clone(),
-            target_url: Some(self.databases.target_url.clone()),
+            target_url: Some(self.followed.clone()),
             redis_url: self.redis_url.clone(),
             pid: std::process::id(),
         })
@@ -90,7 +92,7 @@ impl Stack {
 
     /// Whether the example shop is there to be tried.
     pub fn has_shop(&self) -> bool {
-        self.databases.has_private_shop()
+        self.databases.has_private_shop() && self.followed == self.databases.target_url
     }
 
     /// A token of an administrator, for a day.
@@ -171,7 +173,9 @@ async fn wait_until_live(platform: &Platform) {
             _ => {}
         }
         if Instant::now() > deadline {
-            tracing::warn!("changes of the target database are not followed yet; see GET /api/database/cdc/status");
+            tracing::warn!(
+                "changes of the target database are not followed yet; see GET /api/database/cdc/status"
+            );
             return;
         }
         tokio::time::sleep(LOOK_EVERY).await;

@@ -38,9 +38,7 @@ pub fn print(dev: &RunningDev, stack: &Stack, folder: &Folder, demo: bool, took:
         say("")?;
         say(&paint.tone(Tone::Strong, "Try it, each in a terminal of its own:"))?;
         say(&format!("  {program} tail order.updated"))?;
-        say(&format!(
-            "  curl -N \"{url}/api/stream?topic=order.updated&token=$({program} token)\""
-        ))?;
+        say(&format!("  curl -N \"{url}/api/stream?topic=order.updated&token=$({program} token)\""))?;
         say(&format!("  psql \"{target}\" -c \"update orders set total = total + 1 where id = 1\""))?;
     }
     say("")?;

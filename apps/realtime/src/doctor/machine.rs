@@ -22,7 +22,9 @@ pub fn secrets(config: &Config, is_dev: bool) -> Vec<Finding> {
     };
     let jwt = match &config.jwt_secret {
         None => Finding::ok("secrets.jwt", "JWT_SECRET is not set: tokens are signed with managed keys"),
-        Some(secret) if secret.expose().len() >= 32 => Finding::ok("secrets.jwt", "JWT_SECRET is long enough"),
+        Some(secret) if secret.expose().len() >= 32 => {
+            Finding::ok("secrets.jwt", "JWT_SECRET is long enough")
+        }
         Some(_) => Finding::warn(
             "secrets.jwt",
             "JWT_SECRET is shorter than 32 bytes, and production refuses it",
@@ -30,7 +32,8 @@ pub fn secrets(config: &Config, is_dev: bool) -> Vec<Finding> {
         ),
     };
     let mut findings = vec![key, jwt];
-    if config.environment == Environment::Production && !config.postgres.url().contains("sslmode=verify-full") {
+    if config.environment == Environment::Production && !config.postgres.url().contains("sslmode=verify-full")
+    {
         findings.push(Finding::warn(
             "secrets.transport",
             "the connection to PostgreSQL does not verify the server",
@@ -43,11 +46,19 @@ pub fn secrets(config: &Config, is_dev: bool) -> Vec<Finding> {
 /// The server that listens, or whether its port is free.
 pub async fn server(args: &ServerArgs, config: &Config) -> Vec<Finding> {
     let Ok(server) = Server::find(args) else {
-        return vec![Finding::fail("server", "the server's URL cannot be used", "see --url and REALTIME_URL")];
+        return vec![Finding::fail(
+            "server",
+            "the server's URL cannot be used",
+            "see --url and REALTIME_URL",
+        )];
     };
     let (url, named) = (server.url.clone(), args.url.is_some());
     let Ok(api) = Api::new(server) else {
-        return vec![Finding::fail("server", "this machine's certificates cannot be read", "install ca-certificates")];
+        return vec![Finding::fail(
+            "server",
+            "this machine's certificates cannot be read",
+            "install ca-certificates",
+        )];
     };
     if api.get("/health").await.is_err() {
         if named {
@@ -68,7 +79,9 @@ async fn version(api: &Api, url: &url::Url) -> Finding {
             format!("{url} runs {theirs}, this program is {ours}"),
             "use the same version of both",
         ),
-        None => Finding::warn("server", format!("{url} does not say its version"), "use the same version of both"),
+        None => {
+            Finding::warn("server", format!("{url} does not say its version"), "use the same version of both")
+        }
     }
 }
 

@@ -88,16 +88,20 @@ async fn look(args: &ServerArgs) -> Vec<Finding> {
     let config = match Config::from_vars(&vars) {
         Ok(config) => config,
         Err(errors) => {
-            let cure = "set the variables as docs/configuration.md says, or start `realtime dev` in this folder";
-            let problems = errors.problems().iter().map(|problem| {
-                Finding::fail("configuration", problem.to_string(), cure)
-            });
+            let cure =
+                "set the variables as docs/configuration.md says, or start `realtime dev` in this folder";
+            let problems = errors
+                .problems()
+                .iter()
+                .map(|problem| Finding::fail("configuration", problem.to_string(), cure));
             findings.extend(problems);
             return findings;
         }
     };
     findings.push(match &dev {
-        Some(dev) => Finding::ok("configuration", format!("of the `realtime dev` at {} (pid {})", dev.url, dev.pid)),
+        Some(dev) => {
+            Finding::ok("configuration", format!("of the `realtime dev` at {} (pid {})", dev.url, dev.pid))
+        }
         None => Finding::ok("configuration", format!("of the environment ({})", config.environment.as_str())),
     });
     findings.extend(machine::secrets(&config, dev.is_some()));
@@ -140,7 +144,9 @@ fn print(finding: &Finding) -> Outcome {
     };
     terminal::print(&format!("{state}  {:<22}  {}", finding.name, finding.message))?;
     match &finding.cure {
-        Some(cure) => terminal::print(&format!("      {:<22}  {} {cure}", "", paint.tone(Tone::Strong, "cure:"))),
+        Some(cure) => {
+            terminal::print(&format!("      {:<22}  {} {cure}", "", paint.tone(Tone::Strong, "cure:")))
+        }
         None => Ok(()),
     }
 }

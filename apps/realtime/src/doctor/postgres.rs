@@ -51,7 +51,9 @@ async fn migrations(pool: &Pool) -> Finding {
             format!("{pending} pending"),
             "realtime migrate latest; a server does it when it starts",
         ),
-        Err(error) => Finding::fail("postgres.migrations", error.to_string(), "grant this user the schema public"),
+        Err(error) => {
+            Finding::fail("postgres.migrations", error.to_string(), "grant this user the schema public")
+        }
     }
 }
 
@@ -86,9 +88,11 @@ pub async fn version(name: &'static str, executor: &Pool) -> Finding {
     .await;
     match version {
         Ok((text, major)) if major >= OLDEST => Finding::ok(name, format!("PostgreSQL {text}")),
-        Ok((text, _)) => {
-            Finding::warn(name, format!("PostgreSQL {text} is older than what is tested"), "upgrade to 14 or later")
-        }
+        Ok((text, _)) => Finding::warn(
+            name,
+            format!("PostgreSQL {text} is older than what is tested"),
+            "upgrade to 14 or later",
+        ),
         Err(error) => Finding::fail(name, error.to_string(), "see the server's log"),
     }
 }

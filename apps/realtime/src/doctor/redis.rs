@@ -55,7 +55,8 @@ async fn ask(url: &str) -> Result<Answers, Error> {
 async fn settings(client: &Client) -> Option<HashMap<String, String>> {
     let mut found = HashMap::new();
     for (name, ..) in PERSISTENCE {
-        let answer: HashMap<String, String> = client.custom(command("CONFIG"), vec!["GET", name]).await.ok()?;
+        let answer: HashMap<String, String> =
+            client.custom(command("CONFIG"), vec!["GET", name]).await.ok()?;
         found.extend(answer);
     }
     Some(found)

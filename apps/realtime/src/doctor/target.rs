@@ -69,7 +69,14 @@ async fn connect(url: &str) -> Result<Pool, Trouble> {
 }
 
 fn judge(found: &Answers) -> Vec<Finding> {
-    vec![wal_level(found), slots(found), senders(found), privileges(found), retained(found), endangered(found)]
+    vec![
+        wal_level(found),
+        slots(found),
+        senders(found),
+        privileges(found),
+        retained(found),
+        endangered(found),
+    ]
 }
 
 fn wal_level(found: &Answers) -> Finding {

@@ -163,9 +163,8 @@ async fn within(work: impl Future<Output = Result<(), Error>>) -> Result<(), Str
 
 /// What a close code means: see the protocol's list.
 fn closed(close: Option<CloseFrame>) -> Outcome<End> {
-    let (code, reason) = close.map_or((1006, String::new()), |close| {
-        (u16::from(close.code), close.reason.as_str().to_owned())
-    });
+    let (code, reason) = close
+        .map_or((1006, String::new()), |close| (u16::from(close.code), close.reason.as_str().to_owned()));
     let said = if reason.is_empty() { format!("close code {code}") } else { reason };
     match code {
         1008 | 4001 => Err(Failure::new(Code::NoPermission, format!("the server ended it: {said}"))),
