@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::link::Transport;
 use crate::report::{self, Results};
-use crate::target::{Running, Target};
+use crate::target::Target;
 use crate::{cdc, fanout, filter, host, platform};
 
 /// Far more than any part needs; a server that hangs must not hang the run.
@@ -129,29 +129,17 @@ async fn filters(arguments: &Arguments, round: u32, json: bool, results: &mut Re
 async fn changes(arguments: &Arguments, json: bool, results: &mut Results) {
     let platform = platform::Options { all_cores: true, ..arguments.platform.clone() };
     let latency = async {
-        let server = start_for_cdc(&platform).await?;
+        let server = Target::Platform.start(&platform).await?;
         server.explain(cdc::commit_to_client(&server, &arguments.cdc).await)
     };
     results.commit_to_client = bounded("commit to client", latency, results).await;
     let throughput = async {
-        let server = start_for_cdc(&platform).await?;
+        let server = Target::Platform.start(&platform).await?;
         server.explain(cdc::throughput(&server, &arguments.cdc).await)
     };
     results.throughput = bounded("CDC throughput", throughput, results).await;
     results.commit_to_client.iter().for_each(|line| print_json(json, "latency", line));
     results.throughput.iter().for_each(|line| print_json(json, "cdc", line));
-}
-
-/// Starts the platform and, where the database was given by hand, points it there.
-///
-/// # Errors
-/// It does not start, or refuses the database.
-pub async fn start_for_cdc(options: &platform::Options) -> Result<Running> {
-    let server = Target::Platform.start(options).await?;
-    if let Some(url) = &options.database_url {
-        crate::rows::Rest::new(&server.endpoint)?.set_database(url).await?;
-    }
-    Ok(server)
 }
 
 /// Runs one part; what fails or hangs is noted, and the run goes on.

@@ -134,7 +134,7 @@ async fn run(arguments: Arguments) -> Result<()> {
         }
         Command::Cdc(cdc) => run_cdc(cdc, json).await,
         Command::Latency(latency) => {
-            let server = all::start_for_cdc(&latency.platform).await?;
+            let server = Target::Platform.start(&latency.platform).await?;
             print_all(
                 json,
                 "latency",
@@ -162,7 +162,7 @@ async fn run_cdc(arguments: CdcArguments, json: bool) -> Result<()> {
         return print_all(json, "recvlogical", &[received]);
     }
     let options = platform::Options { all_cores: true, ..arguments.platform };
-    let server = all::start_for_cdc(&options).await?;
+    let server = Target::Platform.start(&options).await?;
     print_all(json, "cdc", &[server.explain(cdc::throughput(&server, &arguments.load).await)?])
 }
 

@@ -48,7 +48,7 @@ pub struct Options {
     /// The process of the running platform
     #[arg(long)]
     pub pid: Option<u32>,
-    /// The database whose changes the running platform streams
+    /// The database whose changes are streamed: the running platform's, or one for the platform started here
     #[arg(long)]
     pub database_url: Option<String>,
     /// Let the platform use every core (by default one of its own, with one worker thread, like the peers)
@@ -107,6 +107,9 @@ async fn start_own(options: &Options) -> Result<Running> {
     let mut command = child::command(program);
     command.args(words.map(|word| word.replace("{port}", &port).replace("{data}", &place)));
     command.envs(LIMITS).env("LOG_LEVEL", "warn");
+    if let Some(url) = &options.database_url {
+        command.env("CDC_DATABASE_URL", url);
+    }
     if !options.all_cores {
         command.env("TOKIO_WORKER_THREADS", "1");
     }

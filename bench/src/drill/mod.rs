@@ -11,16 +11,17 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::all::print_json;
+use crate::link::Endpoint;
 use crate::rows::Rest;
 use account::{Account, Ledger, Outcome};
 use readers::Shared;
-use stack::{Databases, Stack};
+use stack::{Databases, Stack, random_text};
 
 const TOPIC: &str = "drill.row";
 /// Until the platform serves, the mapping is live and the readers listen.
@@ -84,7 +85,11 @@ pub async fn run(arguments: &Arguments, json: bool) -> Result<()> {
 async fn drill(arguments: &Arguments, databases: &Databases, stack: &mut Stack) -> Result<Outcome> {
     let rest = Rest::new(stack.endpoint())?;
     inserter::create_table(databases.target_url()).await?;
-    prepare(&rest, databases.target_url(), stack).await?;
+    until(stack, "the platform is ready", async || rest.get("/ready").await).await?;
+    if !stack.knows_its_target() {
+        name_target(stack.endpoint(), &rest, databases.target_url()).await?;
+    }
+    make_mapping(&rest, stack).await?;
     let readers = Readers::start(stack);
     readers.listen(stack).await?;
     eprintln!(
@@ -106,10 +111,17 @@ async fn drill(arguments: &Arguments, databases: &Databases, stack: &mut Stack) 
     Ok(Outcome::new(&ledger, kills, &accounts))
 }
 
-/// Sets the target database and the mapping, and waits until the mapping is live.
-async fn prepare(rest: &Rest, target_url: &str, stack: &mut Stack) -> Result<()> {
-    until(stack, "the platform's database is set", async || rest.set_database(target_url).await.map(Some))
-        .await?;
+/// Becomes the platform's first person, who may do everything, and names the database whose rows become events.
+async fn name_target(endpoint: &Endpoint, rest: &Rest, url: &str) -> Result<()> {
+    let password = random_text()?;
+    let person = json!({ "name": "Drill", "email": "drill@example.com", "password": password });
+    let session = rest.post("/api/auth/setup", person).await?;
+    let token = session["sessionToken"].as_str().context("a session has a token")?.to_owned();
+    Rest::new(&Endpoint { token: Some(token), ..endpoint.clone() })?.set_database(url).await
+}
+
+/// Makes the mapping and waits until it is live.
+async fn make_mapping(rest: &Rest, stack: &mut Stack) -> Result<()> {
     let mapping = json!({
         "table": inserter::TABLE, "topic": TOPIC, "events": ["insert"], "environment": "development",
         "payload": { "id": "$row.id", "note": "$row.note" },
@@ -118,11 +130,8 @@ async fn prepare(rest: &Rest, target_url: &str, stack: &mut Stack) -> Result<()>
     let id = created["id"].as_str().context("a created mapping has an id")?.to_owned();
     until(stack, "the mapping is live", async || {
         let status = rest.get("/api/database/cdc/status").await?;
-        let state = mapping_state(&status, &id);
-        if state == Some("live") {
-            return Ok(Some(()));
-        }
-        bail!("change data capture says: {status}")
+        ensure!(mapping_state(&status, &id) == Some("live"), "change data capture says: {status}");
+        Ok(())
     })
     .await
 }
@@ -133,16 +142,11 @@ fn mapping_state<'a>(status: &'a Value, id: &str) -> Option<&'a str> {
 }
 
 /// Tries until it succeeds.
-async fn until<T>(
-    stack: &mut Stack,
-    what: &str,
-    mut attempt: impl AsyncFnMut() -> Result<Option<T>>,
-) -> Result<T> {
+async fn until<T>(stack: &mut Stack, what: &str, mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + START_LIMIT;
     loop {
         let failure = match attempt().await {
-            Ok(Some(done)) => return Ok(done),
-            Ok(None) => anyhow::anyhow!("not yet"),
+            Ok(done) => return Ok(done),
             Err(error) => error,
         };
         stack.check()?;
@@ -197,7 +201,7 @@ impl Readers {
         until(stack, "the readers listen", async || {
             match self.all().into_iter().find(|account| account.borrow().position().is_none()) {
                 Some(silent) => bail!("{}", silent.borrow().last_trouble()),
-                None => Ok(Some(())),
+                None => Ok(()),
             }
         })
         .await

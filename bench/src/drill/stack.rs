@@ -24,6 +24,7 @@ const TARGET_DATABASE: &str = "drill";
 const END_LIMIT: Duration = Duration::from_secs(10);
 /// How long the database server may take to end.
 const SERVER_END_LIMIT: Duration = Duration::from_secs(10);
+const TARGET_VARIABLE: &str = "CDC_DATABASE_URL";
 const TOKEN_SECONDS: u64 = 24 * 3600;
 
 /// Which programs are the platform.
@@ -142,6 +143,11 @@ impl Stack {
         &self.endpoint
     }
 
+    /// Whether it was started with the database whose rows become events.
+    pub fn knows_its_target(&self) -> bool {
+        self.launches.iter().any(|launch| launch.environment.iter().any(|(name, _)| *name == TARGET_VARIABLE))
+    }
+
     fn start_all(&mut self) -> Result<()> {
         for launch in &self.launches {
             self.processes.push(launch.start(&self.directory)?);
@@ -197,7 +203,7 @@ impl Launch {
     fn single(programs: &Programs, databases: &Databases, port: u16, secrets: &Secrets) -> Result<Self> {
         let mut environment = secrets.environment();
         // Without it, it would start a database server of its own, and that would be killed too.
-        environment.push(("CDC_DATABASE_URL", databases.target_url.clone()));
+        environment.push((TARGET_VARIABLE, databases.target_url.clone()));
         let data = databases.directory.path().join("realtime").display().to_string();
         let port = port.to_string();
         let words = ["dev", "--json", "--port", &port, "--data-dir", &data, "--database-url"];
@@ -225,6 +231,20 @@ fn built(program: &Path) -> Result<PathBuf> {
     Ok(std::path::absolute(program)?)
 }
 
+/// A text that nobody can guess.
+///
+/// # Errors
+/// The system has no randomness.
+pub fn random_text() -> Result<String> {
+    Ok(URL_SAFE_NO_PAD.encode(random::<32>()?))
+}
+
+fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    rand::fill(&mut bytes).ok().context("the system has no randomness")?;
+    Ok(bytes)
+}
+
 /// What the processes of one platform share.
 struct Secrets {
     jwt: String,
@@ -233,9 +253,7 @@ struct Secrets {
 
 impl Secrets {
     fn generate() -> Result<Self> {
-        let mut bytes = [0; 64];
-        rand::fill(&mut bytes).ok().context("the system has no randomness")?;
-        Ok(Self { jwt: URL_SAFE_NO_PAD.encode(&bytes[..32]), key: STANDARD.encode(&bytes[32..]) })
+        Ok(Self { jwt: random_text()?, key: STANDARD.encode(random::<32>()?) })
     }
 
     fn environment(&self) -> Vec<(&'static str, String)> {
@@ -272,10 +290,8 @@ fn signed(secret: &str, claims: &str) -> String {
 fn fixed_port(taken: &[u16]) -> Result<u16> {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let first: u16 = range.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(32_768);
-    let mut start = [0; 2];
-    rand::fill(&mut start).ok().context("the system has no randomness")?;
     let candidates = 10_000..first.max(10_001);
-    let skipped = usize::from(u16::from_le_bytes(start)) % candidates.len();
+    let skipped = usize::from(u16::from_le_bytes(random()?)) % candidates.len();
     let mut ports = candidates.clone().cycle().skip(skipped).take(candidates.len());
     ports
         .find(|port| !taken.contains(port) && std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
