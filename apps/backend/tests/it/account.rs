@@ -123,6 +123,11 @@ async fn failures_are_delayed_with_a_time() {
     for _ in 0..10 {
         server.post("/api/auth/login", wrong.clone()).send().await.refused(401, "LOGIN_FAILED");
     }
+    // However long the requests take, the wait is not over.
+    sqlx::query("update login_failures set blocked_until = blocked_until + interval '1 minute'")
+        .execute(&server.test.pool)
+        .await
+        .unwrap();
     let delayed = server.post("/api/auth/login", wrong).send().await;
     assert!(delayed.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
     delayed.refused(429, "LOGIN_DELAYED");
