@@ -1,7 +1,7 @@
 //! Redis, where it is configured: above all whether what it acknowledges is on disk.
 
 use super::{Finding, PATIENCE};
-use fred::prelude::{Builder, Client, ClientLike, Config, Error};
+use fred::prelude::{Builder, Client, ClientLike, Config, Error, ErrorKind};
 use fred::types::{ClusterHash, CustomCommand};
 use std::collections::HashMap;
 
@@ -21,13 +21,22 @@ pub async fn look(url: &str) -> Vec<Finding> {
     let answers = tokio::time::timeout(PATIENCE * 2, ask(url)).await;
     match answers {
         Ok(Ok(answers)) => judge(&answers),
-        Ok(Err(error)) => vec![unreachable(error.details())],
+        Ok(Err(error)) => vec![unreachable(reason(&error))],
         Err(_) => vec![unreachable("no answer in time")],
     }
 }
 
 fn unreachable(why: &str) -> Finding {
     Finding::fail("redis", why, "start it, or mend REDIS_URL; without it PostgreSQL alone is used")
+}
+
+/// The library's own text of an input or output error is a debugging one.
+fn reason(error: &Error) -> &str {
+    match error.kind() {
+        ErrorKind::IO | ErrorKind::Canceled => "the server does not take connections",
+        ErrorKind::Auth => "user or password are refused",
+        _ => error.details(),
+    }
 }
 
 /// What the server says of itself.

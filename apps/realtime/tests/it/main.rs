@@ -1,5 +1,7 @@
 //! The real program: `realtime dev` with its own PostgreSQL, and the commands against it.
 
+#![allow(clippy::unwrap_used)]
+
 mod clients;
 mod dev;
 mod usage;
