@@ -12,11 +12,7 @@ use crate::{
 use event_log::{EventLog, LiveReader, TopicKey};
 use metrics::Metrics;
 use shared_types::{Position, SubscriptionId};
-use std::{
-    hash::{BuildHasher, Hash, Hasher},
-    sync::Arc,
-    thread::available_parallelism,
-};
+use std::{hash::BuildHasher, sync::Arc, thread::available_parallelism};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -63,9 +59,7 @@ impl Hub {
     }
 
     fn shard(&self, key: &TopicKey) -> usize {
-        let mut hasher = self.hasher.build_hasher();
-        key.hash(&mut hasher);
-        (hasher.finish() % self.shards.len() as u64) as usize
+        (self.hasher.hash_one(key) % self.shards.len() as u64) as usize
     }
 
     /// Makes a subscription. The answer goes into its outbox, as `subscribed` or as a failure.

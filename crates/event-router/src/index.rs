@@ -11,7 +11,7 @@ use shared_types::{
     Filter, ReturnMode, SubscriptionId,
     filter::{FieldPath, Scalar, lookup},
 };
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 type HashMap<K, V> = std::collections::HashMap<K, V, ahash::RandomState>;
 
@@ -27,6 +27,8 @@ pub struct Subscription {
     pub mode: ReturnMode,
     /// Where they go.
     pub outbox: Arc<Outbox>,
+    /// Whether it could not be made: its client was told, and nothing holds it any more.
+    pub failed: AtomicBool,
 }
 
 /// A live subscription.
@@ -238,6 +240,7 @@ mod tests {
             filter: Filter::parse(filter).expect("a valid filter"),
             mode: ReturnMode::Full,
             outbox: outbox.clone(),
+            failed: AtomicBool::new(false),
         })
     }
 

@@ -120,6 +120,8 @@ pub enum Control {
     },
     /// The connection is not let in.
     Refused(Problem),
+    /// It asked for a namespace, by this name, that does not exist.
+    NoNamespace(String, Problem),
 }
 
 /// One thing to write.

@@ -107,10 +107,10 @@ impl Shard {
         for event in events {
             let Some(topic) = self.topics.get_mut(&event.event().key) else { continue };
             turn += topic.members() + 1;
-            let need = topic.event(event.clone());
+            let needs = topic.event(event.clone());
             self.metrics.broadcast_latency.observe(age_seconds(&event, now));
             let key = event.event().key.clone();
-            self.serve(&key, need);
+            self.serve(&key, needs);
             if turn >= TURN {
                 turn = 0;
                 tokio::task::yield_now().await;
@@ -203,8 +203,8 @@ impl Shard {
             }
             Done::Head(key, id, head) => {
                 let Some(topic) = self.topics.get_mut(&key) else { return };
-                let need = topic.head_read(&id, head);
-                (key, need.into_iter().collect())
+                let needs = topic.head_read(&id, head);
+                (key, needs)
             }
             Done::Retry(key, from) => (key, vec![Need::Fill(from)]),
         };

@@ -11,8 +11,12 @@ use crate::{
 };
 use event_log::{HistoryPage, LogError, PageLimit, Reach, TopicKey};
 use metrics::{Metrics, RecoveryResult};
-use shared_types::{Position, Problem, ReturnMode, SubscriptionId};
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use shared_types::{ErrorKind, Position, Problem, ReturnMode, SubscriptionId};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 /// The size of a page of recovery.
 pub const PAGE: PageLimit = PageLimit { events: 1_000, bytes: 1 << 20 };
@@ -111,8 +115,18 @@ impl Topic {
         Some(now - *self.idle_since.get_or_insert(now))
     }
 
-    /// Takes up a subscribe.
+    /// Takes up a subscribe. One for a subscription that is live already begins it anew; one for a subscription
+    /// whose subscribe is not answered yet is refused.
     pub fn subscribe(&mut self, subscribe: Subscribe) -> Option<Need> {
+        let id = &subscribe.subscription.id;
+        if self.is_pending(id) {
+            refuse(
+                &subscribe,
+                Problem::new(ErrorKind::Conflict, "CONFLICT", "it is being subscribed already"),
+            );
+            return None;
+        }
+        self.take_down(id);
         if !matches!(self.stage, Stage::Live) {
             self.waiting.push(subscribe);
             return None;
@@ -146,18 +160,30 @@ impl Topic {
         Need::Recover(id, from, start)
     }
 
-    /// Ends a subscription in whatever state; answers whether it was there.
-    pub fn unsubscribe(&mut self, id: &SubscriptionId) -> bool {
-        let waiting = self.waiting.len();
-        self.waiting.retain(|subscribe| subscribe.subscription.id != *id);
-        let removed = self.index.remove(id);
-        if removed {
+    fn is_pending(&self, id: &SubscriptionId) -> bool {
+        self.ahead.contains_key(id)
+            || self.recovering.contains_key(id)
+            || self.waiting.iter().any(|subscribe| subscribe.subscription.id == *id)
+    }
+
+    /// Ends a subscription in whatever state; a subscribe that was not answered yet is told so.
+    pub fn unsubscribe(&mut self, id: &SubscriptionId) {
+        self.take_down(id);
+        let waiting = self.waiting.extract_if(.., |subscribe| subscribe.subscription.id == *id);
+        let recovering = self.recovering.remove(id).map(|recovering| recovering.subscribe);
+        for subscribe in waiting.chain(self.ahead.remove(id)).chain(recovering) {
+            refuse(
+                &subscribe,
+                Problem::new(ErrorKind::Conflict, "CONFLICT", "it was ended before it was live"),
+            );
+        }
+    }
+
+    /// Delivers to a subscription no more.
+    fn take_down(&mut self, id: &SubscriptionId) {
+        if self.index.remove(id) {
             self.metrics.subscriptions.dec();
         }
-        removed
-            || self.waiting.len() < waiting
-            || self.ahead.remove(id).is_some()
-            || self.recovering.remove(id).is_some()
     }
 
     /// The topic is followed from `head` on.
@@ -194,7 +220,7 @@ impl Topic {
     }
 
     /// An event came from the live reader.
-    pub fn event(&mut self, event: Arc<LiveEvent>) -> Option<Need> {
+    pub fn event(&mut self, event: Arc<LiveEvent>) -> Vec<Need> {
         let position = &event.event().position;
         if !matches!(self.stage, Stage::Live) {
             if self.buffered.len() < BUFFERED {
@@ -202,21 +228,23 @@ impl Topic {
             } else {
                 self.overflowed = true;
             }
-            return None;
+            return Vec::new();
         }
+        let mut needs = Vec::new();
         if position.epoch != self.position.epoch {
             // Events come in order, so that another epoch is a newer one.
-            self.lose(Position::new(position.epoch.clone(), position.offset - 1));
+            needs = self.lose(Position::new(position.epoch.clone(), position.offset - 1));
         } else if position.offset <= self.position.offset {
-            return None;
+            return needs;
         } else if position.offset != self.position.offset + 1 {
             self.metrics.log_gaps.inc();
             self.stage = Stage::Filling;
             self.buffered.push(event);
-            return Some(Need::Fill(self.position.clone()));
+            return vec![Need::Fill(self.position.clone())];
         }
         self.deliver(&event);
-        self.catch_up()
+        needs.extend(self.catch_up());
+        needs
     }
 
     /// The events of a gap were read.
@@ -224,8 +252,9 @@ impl Topic {
         if page.reach != Reach::Connected {
             let to = page.head.clone();
             self.stage = Stage::Live;
-            self.lose(to);
-            return self.settle();
+            let mut needs = self.lose(to);
+            needs.extend(self.settle());
+            return needs;
         }
         for event in page.events {
             if event.position.offset == self.position.offset + 1 {
@@ -236,52 +265,53 @@ impl Topic {
             return vec![Need::Fill(self.position.clone())];
         }
         self.stage = Stage::Live;
-        self.settle()
+        let mut needs = self.catch_up();
+        needs.extend(self.settle());
+        needs
     }
 
-    /// Takes up subscribes whose position we have reached by now.
-    fn catch_up(&mut self) -> Option<Need> {
+    /// Takes up subscribes whose position we have reached, or passed, by now.
+    fn catch_up(&mut self) -> Vec<Need> {
         if self.ahead.is_empty() {
-            return None;
+            return Vec::new();
         }
-        let reached = |s: &Subscribe| s.since.as_ref() == Some(&self.position);
-        let ids: Vec<_> = self.ahead.iter().filter(|(_, s)| reached(s)).map(|(id, _)| id.clone()).collect();
-        for id in ids {
-            if let Some(subscribe) = self.ahead.remove(&id) {
-                self.recovered(subscribe, Vec::new());
-            }
-        }
-        None
+        let here = &self.position;
+        let reached = |since: &Position| since.epoch == here.epoch && since.offset <= here.offset;
+        let reached: Vec<Subscribe> = self
+            .ahead
+            .extract_if(|_, subscribe| subscribe.since.as_ref().is_some_and(reached))
+            .map(|(_, subscribe)| subscribe)
+            .collect();
+        reached.into_iter().filter_map(|subscribe| self.subscribe(subscribe)).collect()
     }
 
     /// The head was read for a subscribe whose position we do not know.
-    pub fn head_read(&mut self, id: &SubscriptionId, head: Result<Position, LogError>) -> Option<Need> {
-        let subscribe = self.ahead.remove(id)?;
+    pub fn head_read(&mut self, id: &SubscriptionId, head: Result<Position, LogError>) -> Vec<Need> {
+        let Some(subscribe) = self.ahead.remove(id) else { return Vec::new() };
         let head = match head {
             Ok(head) => head,
             Err(error) => {
                 fail(&subscribe, error.into());
-                return None;
+                return Vec::new();
             }
         };
-        let since = subscribe.since.clone()?;
+        let Some(since) = subscribe.since.clone() else { return Vec::new() };
+        let mut needs = Vec::new();
+        if matches!(self.stage, Stage::Live) && head.epoch != self.position.epoch {
+            // The topic has a new epoch that we have not seen an event of: stand where it stands.
+            needs = self.lose(head.clone());
+        }
         if since.epoch != head.epoch || since.offset > head.offset {
             self.metrics.recovery(RecoveryResult::Lost);
-            if head.epoch == self.position.epoch {
-                self.go_live(subscribe, false, Vec::new());
-                return None;
-            }
-            // The topic has a new epoch that we have not seen an event of: stand where it stands.
-            self.lose(head);
             self.go_live(subscribe, false, Vec::new());
-            return None;
+        } else if since.epoch == self.position.epoch && since.offset <= self.position.offset {
+            needs.extend(self.subscribe(subscribe));
+        } else {
+            // The position is real and we are behind: wait for the live reader to get there.
+            self.ahead.insert(id.clone(), subscribe);
+            needs.push(Need::Nudge);
         }
-        if since.epoch == self.position.epoch && since.offset <= self.position.offset {
-            return self.subscribe(subscribe);
-        }
-        // The position is real and we are behind: wait for the live reader to get there.
-        self.ahead.insert(id.clone(), subscribe);
-        Some(Need::Nudge)
+        needs
     }
 
     /// A page of recovery was read.
@@ -324,8 +354,9 @@ impl Topic {
         }
     }
 
-    /// Events were lost for good: everybody is told and continues at `to`.
-    fn lose(&mut self, to: Position) {
+    /// Events were lost for good: everybody is told and continues at `to`. Whoever waits for a position of the past
+    /// is looked at anew.
+    fn lose(&mut self, to: Position) -> Vec<Need> {
         self.position = to;
         for recovering in self.recovering.values_mut() {
             recovering.lost = true;
@@ -340,6 +371,7 @@ impl Topic {
                 true,
             );
         }
+        self.ahead.keys().cloned().map(Need::Head).collect()
     }
 
     /// Tells subscriptions that are behind where the topic stands.
@@ -434,6 +466,15 @@ fn answer(
     subscription.outbox.control(subscribe.reply.clone(), Control::Subscribed(subscribed));
 }
 
+/// The subscription cannot be: its session may forget it.
 fn fail(subscribe: &Subscribe, problem: Problem) {
+    subscribe.subscription.failed.store(true, Ordering::Relaxed);
+    refuse(subscribe, problem);
+}
+
+fn refuse(subscribe: &Subscribe, problem: Problem) {
     subscribe.subscription.outbox.control(subscribe.reply.clone(), Control::Failed(problem));
 }
+
+#[cfg(test)]
+mod tests;

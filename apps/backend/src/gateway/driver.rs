@@ -18,6 +18,13 @@ pub const PONG_WITHIN: Duration = Duration::from_secs(20);
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// Bytes written between two flushes.
 const BATCH: usize = 64 << 10;
+/// How many times as large as allowed a message may be and still be read, so that its sender can be told.
+const READABLE: usize = 16;
+
+/// The largest message that is read where `limit` bytes are allowed.
+pub fn readable(limit: usize) -> usize {
+    limit.saturating_mul(READABLE)
+}
 
 /// What a codec makes of a client's message.
 pub enum Inbound {
@@ -42,6 +49,9 @@ pub trait Codec: Send {
 
     /// A binary message came.
     fn binary(&mut self) -> Inbound;
+
+    /// The most bytes of a message.
+    fn limit(&self) -> usize;
 
     /// A message over the limit came.
     fn too_large(&mut self);
@@ -95,14 +105,21 @@ pub async fn drive<C: Codec>(socket: &mut WebSocket, codec: &mut C, outbox: &Arc
     };
     let mut farewell = codec.farewell(&reason);
     let closing = async {
-        write_all::<C>(socket, &mut farewell).await?;
-        match close_frame(&reason) {
-            Some(frame) => socket.send(Message::Close(Some(frame))).await,
-            None => Ok(()),
+        if write_all::<C>(socket, &mut farewell).await.is_ok() {
+            close(socket, &reason).await;
         }
     };
     let _ = tokio::time::timeout(CLOSE_WITHIN, closing).await;
     reason
+}
+
+/// Closes in both directions: what the client still sends is read and dropped, for a connection that ends with
+/// something unread is reset, and the client may never see why.
+pub async fn close(socket: &mut WebSocket, reason: &CloseReason) {
+    // Fails where the client has closed already; reading on then writes the answer that it waits for.
+    let _ = socket.send(Message::Close(Some(close_frame(reason)))).await;
+    let rest = async { while let Some(Ok(_)) = socket.recv().await {} };
+    let _ = tokio::time::timeout(CLOSE_WITHIN, rest).await;
 }
 
 /// Writes a batch and flushes once. Gives up when the outbox overflows meanwhile, or nothing moves for as long as
@@ -142,16 +159,20 @@ async fn write_rest<C: Codec>(socket: &mut WebSocket, outbox: &Arc<Outbox>) {
 }
 
 async fn read<C: Codec>(received: Option<Result<Message, axum::Error>>, codec: &mut C) -> Inbound {
+    let limit = codec.limit();
+    let mut too_large = || {
+        codec.too_large();
+        Inbound::Close(CloseReason::Policy("a message over the limit".to_owned()))
+    };
     match received {
+        Some(Ok(Message::Text(text))) if text.len() > limit => too_large(),
+        Some(Ok(Message::Binary(bytes))) if bytes.len() > limit => too_large(),
+        Some(Err(error)) if is_too_large(&error) => too_large(),
         Some(Ok(Message::Text(text))) => codec.text(&text).await,
         Some(Ok(Message::Binary(_))) => codec.binary(),
         Some(Ok(Message::Pong(_))) => Inbound::Alive,
         Some(Ok(Message::Ping(_))) => Inbound::Continue,
         Some(Ok(Message::Close(_))) | None => Inbound::Close(CloseReason::Gone),
-        Some(Err(error)) if is_too_large(&error) => {
-            codec.too_large();
-            Inbound::Close(CloseReason::Policy("a message over the limit".to_owned()))
-        }
         Some(Err(_)) => Inbound::Close(CloseReason::Gone),
     }
 }
@@ -162,10 +183,10 @@ fn is_too_large(error: &axum::Error) -> bool {
     text.contains("too long") || text.contains("too large") || text.contains("too big")
 }
 
-/// What the client is told by a close; nothing where it went away itself.
-fn close_frame(reason: &CloseReason) -> Option<CloseFrame> {
+/// What the client is told by a close.
+fn close_frame(reason: &CloseReason) -> CloseFrame {
     let (code, reason) = match reason {
-        CloseReason::Gone => return None,
+        CloseReason::Gone => (1000, String::new()),
         CloseReason::GoingAway => (1001, "server going away: reconnect, elsewhere".to_owned()),
         CloseReason::Policy(rule) => (1008, rule.clone()),
         CloseReason::TokenExpired => (1008, "token expired".to_owned()),
@@ -173,5 +194,5 @@ fn close_frame(reason: &CloseReason) -> Option<CloseFrame> {
         CloseReason::SlowConsumer => (4000, "slow consumer: reconnect and recover by position".to_owned()),
         CloseReason::Revoked => (4001, "token revoked".to_owned()),
     };
-    Some(CloseFrame { code, reason: reason.into() })
+    CloseFrame { code, reason: reason.into() }
 }

@@ -94,7 +94,9 @@ fn websocket(to: &ReplyTo, control: &Control) -> String {
     match control {
         Control::Subscribed(subscribed) => frame("subscribed", subscribed_members(subscribed)),
         Control::Done(members) => frame("ok", members.clone()),
-        Control::Failed(problem) | Control::Refused(problem) => frame("error", problem_members(problem)),
+        Control::Failed(problem) | Control::Refused(problem) | Control::NoNamespace(_, problem) => {
+            frame("error", problem_members(problem))
+        }
         Control::Ended { id, topic, problem } => frame("error", ended_members(id, topic, problem)),
         Control::Position { .. } => frame("position", position_control(control)),
         Control::Pong => frame("pong", String::new()),
@@ -141,12 +143,14 @@ fn socketio(to: &ReplyTo, control: &Control) -> Option<String> {
         Control::Welcome { socket_id, .. } => {
             Some(format!("40{{\"sid\":{}}}", Value::from(socket_id.as_str())))
         }
-        Control::Refused(problem) => Some(format!(
-            "44{}",
-            json!({
-                "message": format!("{}: {}", problem.code, problem.message),
-                "data": { "code": problem.code, "reason": problem.message },
-            })
-        )),
+        Control::Refused(problem) => Some(format!("44{}", connect_error(problem))),
+        Control::NoNamespace(name, problem) => Some(format!("44/{name},{}", connect_error(problem))),
     }
+}
+
+fn connect_error(problem: &Problem) -> Value {
+    json!({
+        "message": format!("{}: {}", problem.code, problem.message),
+        "data": { "code": problem.code, "reason": problem.message },
+    })
 }

@@ -31,7 +31,7 @@ use database::{
     Pool,
     tables::{applications::TopicPolicy, topics},
 };
-use event_router::{Control, EventRouter, Hub, Outbox, OutboxLimits, Routed};
+use event_router::{CloseReason, Control, EventRouter, Hub, Outbox, OutboxLimits, Routed};
 use metrics::{Metrics, Transport};
 use registry::Connection;
 use session::Session;
@@ -182,7 +182,16 @@ impl Gateway {
         identity: Arc<Identity>,
     ) -> Session {
         let entered = self.registry.enter(transport, new_id("sock"), outbox, identity);
+        self.close_if_revoked(&entered.connection);
         Session::new(self.clone(), entered)
+    }
+
+    /// Closes a connection whose token was revoked after it was verified and before the registry knew of it: nobody
+    /// else would.
+    pub(crate) fn close_if_revoked(&self, connection: &Connection) {
+        if self.authenticator.still_holds(&connection.identity()).is_err() {
+            connection.outbox.close(CloseReason::Revoked);
+        }
     }
 
     pub(crate) fn welcome(&self, connection: &Connection) -> Control {

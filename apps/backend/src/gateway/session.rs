@@ -12,7 +12,14 @@ use event_log::{HistoryQuery, Identity as Repeats, PageLimit, Reach, Start, Topi
 use event_router::{CloseReason, Control, ReplyTo, RouteReport, Routed, Subscribe, Subscription, project};
 use serde_json::Value;
 use shared_types::{Draft, ErrorKind, Problem, ReturnMode, Source, SubscriptionId, TopicName, rights::Verb};
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// Messages above the rate for longer than this close the connection.
@@ -130,7 +137,7 @@ impl Session {
 
     /// The subscription that a request is about: a new one, or the one whose recovery goes on.
     fn subscription(
-        &self,
+        &mut self,
         identity: &Identity,
         request: &SubscribeRequest,
     ) -> Result<Arc<Subscription>, Problem> {
@@ -145,6 +152,10 @@ impl Session {
         }
         let most = self.gateway.limits.subscriptions;
         if self.subscriptions.len() >= most {
+            // Those that failed were counted until it matters.
+            self.subscriptions.retain(|_, subscription| !subscription.failed.load(Ordering::Relaxed));
+        }
+        if self.subscriptions.len() >= most {
             return Err(Problem::limit(format!("at most {most} subscriptions a connection")));
         }
         Ok(Arc::new(Subscription {
@@ -153,6 +164,7 @@ impl Session {
             filter: request.filter.clone(),
             mode: request.mode,
             outbox: self.connection().outbox.clone(),
+            failed: AtomicBool::new(false),
         }))
     }
 
@@ -223,6 +235,7 @@ impl Session {
         }
         let expires_at = new.expires_at_ms;
         self.connection().replace_identity(new.clone());
+        self.gateway.close_if_revoked(self.connection());
         self.end_uncovered(&new).await;
         self.reply(to, Control::Done(format!("\"expiresAt\":{expires_at}")));
         Ok(())
@@ -238,12 +251,12 @@ impl Session {
             .collect();
         for subscription in uncovered {
             self.subscriptions.remove(&subscription.id);
-            let what = format!("subscription {} to {} ended", subscription.id, subscription.key.topic);
-            self.fail(
-                ReplyTo::Nothing,
-                Problem::forbidden(format!("{what}: the new token does not cover it")),
-            );
+            let (id, topic) = (subscription.id.clone(), subscription.key.topic.clone());
             self.gateway.hub.leave(vec![subscription]).await;
+            let message = format!("subscription {id} to {topic} ended: the new token does not cover it");
+            let problem = Problem::forbidden(message);
+            self.gateway.metrics.rejected(problem.code);
+            self.reply(ReplyTo::Nothing, Control::Ended { id, topic, problem });
         }
     }
 

@@ -24,7 +24,12 @@ use event_router::{
 use metrics::Transport;
 use serde_json::{Value, json};
 use shared_types::{Filter, Position, Problem, ReturnMode, SubscriptionId, TopicName, rights::Verb};
-use std::{collections::HashMap, fmt::Write as _, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 use tokio::{sync::mpsc, time::Instant};
 
 /// How often a stream says that it is alive.
@@ -157,6 +162,7 @@ impl Stream {
                 filter: wish.filter.clone(),
                 mode: wish.mode,
                 outbox: outbox.clone(),
+                failed: AtomicBool::new(false),
             });
             (subscription.id.clone(), subscription)
         });
@@ -263,7 +269,8 @@ impl Stream {
                 | Control::Pong
                 | Control::Ended { .. }
                 | Control::Welcome { .. }
-                | Control::Refused(_) => {}
+                | Control::Refused(_)
+                | Control::NoNamespace(..) => {}
             },
         }
     }

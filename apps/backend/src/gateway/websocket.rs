@@ -2,7 +2,7 @@
 
 use super::{
     Gateway, Handshake,
-    driver::{Codec, Inbound, drive},
+    driver::{Codec, Inbound, drive, readable},
     fields::Fields,
     request::Request,
     session::Session,
@@ -43,13 +43,13 @@ pub async fn upgrade(
         Ok(admitted) => admitted,
         Err(problem) => return gateway.refuse(&problem),
     };
-    let limit = gateway.limits.message_bytes;
+    let largest = readable(gateway.limits.message_bytes);
     socket
         .protocols([SUBPROTOCOL])
         .read_buffer_size(1 << 10)
         .write_buffer_size(16 << 10)
-        .max_message_size(limit)
-        .max_frame_size(limit)
+        .max_message_size(largest)
+        .max_frame_size(largest)
         .on_upgrade(move |socket| async move {
             let _place = place;
             run(gateway, identity, socket).await;
@@ -70,13 +70,16 @@ async fn run(gateway: Arc<Gateway>, identity: Arc<Identity>, mut socket: WebSock
     let outbox = Outbox::new(gateway.limits.outbox);
     let session = gateway.session(Transport::WebSocket, outbox.clone(), identity);
     outbox.control(ReplyTo::Nothing, gateway.welcome(session.connection()));
-    let mut codec = PlainCodec { session, malformed: 0 };
+    let limit = gateway.limits.message_bytes;
+    let mut codec = PlainCodec { session, limit, malformed: 0 };
     drive(&mut socket, &mut codec, &outbox).await;
     codec.session.end().await;
 }
 
 struct PlainCodec {
     session: Session,
+    /// Bytes of a frame.
+    limit: usize,
     malformed: u32,
 }
 
@@ -132,6 +135,10 @@ impl Codec for PlainCodec {
 
     fn binary(&mut self) -> Inbound {
         self.malformed(Problem::invalid("BINARY_NOT_SUPPORTED", "frames must be text"))
+    }
+
+    fn limit(&self) -> usize {
+        self.limit
     }
 
     fn too_large(&mut self) {

@@ -26,6 +26,8 @@ use std::sync::Arc;
 
 /// Malformed packets in a row that end the connection.
 const MALFORMED: u32 = 3;
+/// How much of an unknown namespace's name is said back, in characters.
+const NAMESPACE: usize = 64;
 
 /// `GET /socket.io/`: a WebSocket, a poll, or the beginning of a polling session.
 pub async fn get(
@@ -103,8 +105,9 @@ impl Connection {
             Some(Packet::Event { ack, name, arguments }) => self.event(ack, &name, &arguments).await,
             Some(Packet::Ack) => Inbound::Continue,
             Some(Packet::OtherNamespace(name)) => {
+                let name: String = name.chars().take(NAMESPACE).collect();
                 let problem = Problem::invalid("INVALID_NAMESPACE", format!("there is no namespace /{name}"));
-                self.malformed(problem)
+                self.refused(Control::NoNamespace(name, problem.clone()), problem)
             }
             Some(Packet::Binary) => self.malformed(Problem::invalid(
                 "BINARY_NOT_SUPPORTED",
@@ -126,13 +129,11 @@ impl Connection {
                 let session = self.gateway.session(Transport::SocketIo, self.outbox.clone(), identity);
                 self.outbox.control(ReplyTo::Nothing, self.gateway.welcome(session.connection()));
                 self.session = Some(session);
+                self.malformed = 0;
+                Inbound::Continue
             }
-            Err(problem) => {
-                self.gateway.metrics.rejected(problem.code);
-                self.outbox.control(ReplyTo::Nothing, Control::Refused(problem));
-            }
+            Err(problem) => self.refused(Control::Refused(problem.clone()), problem),
         }
-        Inbound::Continue
     }
 
     /// The token in the handshake's `auth`, else the one that came with the HTTP request.
@@ -177,11 +178,19 @@ impl Connection {
 
     /// Answers a packet that could not be read; the third in a row ends the connection.
     fn malformed(&mut self, problem: Problem) -> Inbound {
+        self.refused(Control::Failed(problem.clone()), problem)
+    }
+
+    /// Answers a packet that comes to nothing; the third in a row ends the connection, that of a client that tries
+    /// one token after the other too.
+    fn refused(&mut self, answer: Control, problem: Problem) -> Inbound {
         self.gateway.metrics.rejected(problem.code);
-        self.outbox.control(ReplyTo::Nothing, Control::Failed(problem));
+        self.outbox.control(ReplyTo::Nothing, answer);
         self.malformed += 1;
         if self.malformed >= MALFORMED {
-            return Inbound::Close(CloseReason::Policy("three malformed packets in a row".to_owned()));
+            return Inbound::Close(CloseReason::Policy(
+                "three malformed or refused packets in a row".to_owned(),
+            ));
         }
         Inbound::Continue
     }

@@ -3,7 +3,7 @@
 use super::{Connection, packet::Engine, polling::OPEN_WITHIN};
 use crate::gateway::{
     Gateway, Handshake,
-    driver::{Codec, Inbound, PING_EVERY, PONG_WITHIN, drive},
+    driver::{Codec, Inbound, PING_EVERY, PONG_WITHIN, close, drive, readable},
 };
 use axum::{
     extract::{
@@ -37,12 +37,12 @@ pub fn upgrade(
     {
         return super::refuse(1, "Session ID unknown");
     }
-    let limit = gateway.limits.message_bytes + ENVELOPE;
+    let largest = readable(gateway.limits.message_bytes + ENVELOPE);
     upgrade
         .read_buffer_size(1 << 10)
         .write_buffer_size(16 << 10)
-        .max_message_size(limit)
-        .max_frame_size(limit)
+        .max_message_size(largest)
+        .max_frame_size(largest)
         .on_upgrade(move |socket| async move {
             let _place = place;
             match sid {
@@ -73,13 +73,15 @@ async fn fresh(gateway: Arc<Gateway>, handshake: Handshake, mut socket: WebSocke
     }
     let mut connection = Connection::new(gateway, handshake);
     // Who never connects to the namespace is not kept.
-    match tokio::time::timeout(OPEN_WITHIN, first_packet(&mut socket)).await {
-        Ok(Some(text)) => {
-            if matches!(connection.receive(&text).await, Inbound::Close(_)) {
-                return connection.end().await;
-            }
-        }
-        _ => return,
+    let reason = match tokio::time::timeout(OPEN_WITHIN, first_packet(&mut socket)).await {
+        Ok(Some(text)) => match connection.receive(&text).await {
+            Inbound::Close(reason) => Some(reason),
+            Inbound::Continue | Inbound::Alive => None,
+        },
+        _ => Some(CloseReason::Gone),
+    };
+    if let Some(reason) = reason {
+        connection.outbox.close(reason);
     }
     run(connection, socket).await;
 }
@@ -110,8 +112,10 @@ async fn take_over(gateway: &Arc<Gateway>, sid: &str, mut socket: WebSocket) {
         }
     };
     let upgraded = matches!(tokio::time::timeout(OPEN_WITHIN, probing).await, Ok(Some(())));
-    if upgraded && let Some(connection) = gateway.polling.take(sid).await {
-        run(connection, socket).await;
+    let connection = if upgraded { gateway.polling.take(sid).await } else { None };
+    match connection {
+        Some(connection) => run(connection, socket).await,
+        None => close(&mut socket, &CloseReason::Gone).await,
     }
 }
 
@@ -141,6 +145,10 @@ impl Codec for SocketIoCodec {
 
     fn binary(&mut self) -> Inbound {
         self.connection.malformed(Problem::invalid("BINARY_NOT_SUPPORTED", "packets must be text"))
+    }
+
+    fn limit(&self) -> usize {
+        self.connection.gateway.limits.message_bytes + ENVELOPE
     }
 
     fn too_large(&mut self) {
