@@ -1,0 +1,19 @@
+//! The gateways on a real Postgres: what is true of every transport is tested by one suite over all of them, what
+//! only one can get wrong beside it.
+//!
+//! Every test has a worker beside its own thread: dropping a database waits for the server, which waits for whoever
+//! is connecting at that moment, which must go on meanwhile.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod bad_input;
+mod clients;
+mod harness;
+mod patience;
+mod polling;
+mod socketio;
+mod sse;
+mod suite;
+mod token;
+mod trouble;
+mod websocket;
