@@ -26,8 +26,9 @@ const POSITIONS: Duration = Duration::from_secs(30);
 const SWEEP: Duration = Duration::from_secs(5);
 /// How long to wait before a read that failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
-/// Deliveries in a row after which other tasks get their turn.
-const TURN: usize = 512;
+/// Deliveries in a row after which other tasks get their turn: a few milliseconds. Fewer would let each connection
+/// write after each event, where one write could carry many.
+const TURN: usize = 16_384;
 
 /// What a shard is told.
 pub enum Command {
