@@ -60,6 +60,20 @@ async fn ctrl_c_leaves_nothing_behind_and_data_survives() {
 }
 
 #[tokio::test]
+async fn a_second_signal_forces_the_end_and_leaves_nothing_behind_either() {
+    let (folder, port) = (folder(), free_port());
+    let dev = Dev::start(folder.path(), port).await;
+    let postgres = postgres_pid(folder.path());
+    dev.signal("TERM");
+    // Withdrawn first: from here on it is stopping.
+    eventually("it begins to stop", || !folder.path().join(".realtime/dev.json").exists()).await;
+    dev.signal("TERM");
+    assert_eq!(dev.end().await, Some(130));
+    eventually("the server ends with its owner", || !is_alive(postgres)).await;
+    Dev::start(folder.path(), port).await.stop().await;
+}
+
+#[tokio::test]
 async fn after_kill_9_the_next_start_works_and_nothing_committed_is_missed() {
     let (folder, port) = (folder(), free_port());
     let dev = Dev::start(folder.path(), port).await;
