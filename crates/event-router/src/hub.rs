@@ -12,7 +12,7 @@ use crate::{
 use event_log::{EventLog, LiveReader, TopicKey};
 use metrics::Metrics;
 use shared_types::{Position, SubscriptionId};
-use std::{hash::BuildHasher, sync::Arc, thread::available_parallelism};
+use std::{sync::Arc, thread::available_parallelism};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 

@@ -113,7 +113,10 @@ impl Session {
     /// Requests of one connection take effect in order, though answers to publishes come when they are durable.
     pub async fn handle(&mut self, request: Request, to: ReplyTo) {
         let done = match request {
-            Request::Ping => Ok(self.reply(to.clone(), Control::Pong)),
+            Request::Ping => {
+                self.reply(to.clone(), Control::Pong);
+                Ok(())
+            }
             Request::Subscribe(request) => self.subscribe(request, to.clone()).await,
             Request::Unsubscribe(id) => self.unsubscribe(&id, to.clone()).await,
             Request::Publish(request) => self.publish(request, to.clone()).await,

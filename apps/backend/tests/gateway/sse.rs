@@ -114,7 +114,8 @@ async fn a_wrong_query_is_refused() {
     let (_platform, instance) = Platform::with_instance().await;
     let token = service();
     let long = "a".repeat(256);
-    let cases: [(&[(&str, &str)], u16, &str); 11] = [
+    type Query<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(Query<'_>, u16, &str); 11] = [
         (&[], 400, "VALIDATION_FAILED"),
         (&[("topic", "")], 400, "INVALID_TOPIC"),
         (&[("topic", "a b")], 400, "INVALID_TOPIC"),
