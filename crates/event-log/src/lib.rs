@@ -1,6 +1,6 @@
 //! The port through which every producer appends and everything else reads.
 //!
-//! Owns: the shape of entries, positions and readers, and the contract suite ([`contract`], feature `contract`)
+//! Owns: the shape of entries, positions and readers, and the contract suite (module `contract`, feature `contract`)
 //! that every implementation passes. Knows no database and no broker. Events enter by [`EventLog::append`] and
 //! leave by history, live readers and side-effect readers.
 

@@ -157,12 +157,23 @@ impl Platform {
                 if let Err(problem) = self.authenticator.refresh().await {
                     tracing::warn!(%problem, "could not read keys; trying on");
                 }
+                self.say_setup_code().await;
                 true
             }
             Err(error) => {
                 tracing::warn!(%error, "could not apply migrations; trying again");
                 false
             }
+        }
+    }
+
+    /// In production, the code that making the first account asks for, as long as there is none.
+    async fn say_setup_code(&self) {
+        let awaited = self.config.environment == Environment::Production
+            && self.authenticator.setup_required().await.unwrap_or(false);
+        if awaited {
+            let code = self.authenticator.setup_code();
+            tracing::warn!(setup.code = code, "nobody has an account yet; setting up asks for this code");
         }
     }
 

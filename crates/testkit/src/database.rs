@@ -23,6 +23,9 @@ pub struct TestDatabase {
     server: Server,
 }
 
+/// How long a test waits for its database to be gone.
+const DROP_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// A fresh database with all migrations applied.
 ///
 /// # Panics
@@ -36,7 +39,7 @@ pub async fn database() -> TestDatabase {
 /// A fresh database without anything in it.
 ///
 /// # Panics
-/// As [`database`].
+/// As [`fn@database`].
 pub async fn empty_database() -> TestDatabase {
     let server = Server::acquire().await.expect("a Postgres for tests");
     server.create(None).await.expect("an empty database")
@@ -45,17 +48,24 @@ pub async fn empty_database() -> TestDatabase {
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         let (url, name) = (self.server.url("postgres"), self.name.clone());
-        // Dropping is synchronous and may happen inside a runtime: a thread of its own can wait for the server.
-        let dropped = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                let mut connection = PgConnection::connect(&url).await?;
-                let sql = format!("drop database if exists \"{name}\" with (force)");
-                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
-                anyhow::Ok(())
-            })
+        // Dropping is synchronous and may happen inside a runtime: a thread of its own can wait for the server. It is
+        // not waited for without end: a connection of this runtime that is just being opened would hold it up until
+        // this returns.
+        let (done, dropped) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let drop = || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(async {
+                    let mut connection = PgConnection::connect(&url).await?;
+                    let sql = format!("drop database if exists \"{name}\" with (force)");
+                    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
+                    anyhow::Ok(())
+                })
+            };
+            // Who no longer listens has gone on.
+            let _ = done.send(drop());
         });
-        if let Ok(Err(error)) = dropped.join() {
+        if let Ok(Err(error)) = dropped.recv_timeout(DROP_WITHIN) {
             eprintln!("test database {} was not dropped: {error}", self.name);
         }
     }

@@ -291,13 +291,7 @@ pub fn may_receive(identity: &Identity, verb: Verb, topic: &TopicName) -> Result
 /// The event that a publish asks for, if it may.
 pub fn publication(identity: &Identity, request: PublishRequest) -> Result<Routed, Problem> {
     let name = request.topic.as_str();
-    let reserved = |text: &str| text.starts_with("sync.") || text.starts_with("database.");
-    if name.starts_with("sync.") {
-        return Err(Problem::forbidden("topics that begin with sync. are published by documents only"));
-    }
-    if reserved(&request.kind) {
-        return Err(Problem::forbidden("types that begin with sync. or database. are the platform's own"));
-    }
+    topic_registry::check_publishable(&request.topic, &request.kind)?;
     if !identity.rights.allows(Verb::Publish, name) {
         return Err(Problem::forbidden(format!("no right to publish {name}")));
     }

@@ -17,7 +17,7 @@ use axum::{
     http::{HeaderMap, Method, Uri, header},
     response::{IntoResponse, Response},
 };
-use event_log::{HistoryQuery, PageLimit, Start, TopicKey};
+use event_log::{HistoryQuery, PageLimit, Reach, Start, TopicKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared_types::{ErrorKind, Position, Problem, TopicName, rights::Verb};
@@ -217,7 +217,9 @@ pub(super) async fn history(
         }
         event.write_json(&mut json, None);
     }
-    json.push_str(&format!("],\"epoch\":{},\"offset\":{}}}", json!(at.epoch), at.offset));
+    json.push_str(&format!("],\"epoch\":{},\"offset\":{}", json!(at.epoch), at.offset));
+    // The same as over a connection: said only where the events do not connect to the position.
+    json.push_str(if page.reach == Reach::Connected { "}" } else { ",\"recovered\":false}" });
     Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
 

@@ -29,8 +29,11 @@ const NAMED: usize = 200;
 /// How long to wait before listening again after a failure.
 const RELISTEN: Duration = Duration::from_secs(1);
 
+/// Topics to follow, and where their heads go.
+type WatchAsk = (Vec<TopicKey>, oneshot::Sender<Result<Vec<Position>, LogError>>);
+
 enum Ask {
-    Watch { keys: Vec<TopicKey>, reply: oneshot::Sender<Result<Vec<Position>, LogError>> },
+    Watch(WatchAsk),
     Unwatch { keys: Vec<TopicKey> },
     Nudge { partition: u16 },
 }
@@ -74,7 +77,7 @@ impl LiveWatch for Watch {
         Box::pin(async move {
             let stopped = || LogError::Unavailable("the log is stopping".to_owned());
             let (reply, answer) = oneshot::channel();
-            asks.send(Ask::Watch { keys, reply }).await.map_err(|_| stopped())?;
+            asks.send(Ask::Watch((keys, reply))).await.map_err(|_| stopped())?;
             answer.await.map_err(|_| stopped())?
         })
     }
@@ -174,7 +177,7 @@ impl Reader {
         let mut next = Some(first);
         while let Some(ask) = next {
             match ask {
-                Ask::Watch { keys, reply } => watches.push((keys, reply)),
+                Ask::Watch(watch) => watches.push(watch),
                 Ask::Nudge { partition } => drop(dirty.insert(partition)),
                 Ask::Unwatch { keys } => {
                     // In order: a topic that is wanted again right behind must stay.
@@ -199,11 +202,7 @@ impl Reader {
         }
     }
 
-    async fn watch_all(
-        &mut self,
-        watches: Vec<(Vec<TopicKey>, oneshot::Sender<Result<Vec<Position>, LogError>>)>,
-        follow: &mpsc::Sender<u16>,
-    ) {
+    async fn watch_all(&mut self, watches: Vec<WatchAsk>, follow: &mpsc::Sender<u16>) {
         if watches.is_empty() {
             return;
         }
