@@ -11,7 +11,7 @@ use database::{
     DatabaseError, Pool,
     sealing::Sealer,
     tables::{
-        applications,
+        applications::{self, OpenedTarget},
         cdc::{self, ReaderState, ReaderStatus, StatusWriter},
         leases::LeaseSession,
     },
@@ -51,15 +51,22 @@ pub struct CdcTarget {
 pub type TargetSource =
     Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<CdcTarget>, DatabaseError>> + Send + Sync>;
 
-/// The targets that applications are set to. The reader keeps publication and replica identities itself in
-/// development, and nowhere else.
+/// The targets that applications are set to. Where `manageTables` is not set, the reader keeps publication and
+/// replica identities itself in development, and nowhere else.
 pub fn application_targets(pool: Pool, sealer: Arc<Sealer>) -> TargetSource {
     Arc::new(move || {
         let (pool, sealer) = (pool.clone(), sealer.clone());
         Box::pin(async move {
             let found = applications::with_cdc_targets(&pool, &sealer).await?;
-            let target = |(scope, url): (Scope, Result<String, DatabaseError>)| match url {
-                Ok(url) => Some(CdcTarget { manage: default_manage(&scope), scope, url }),
+            let target = |OpenedTarget { scope, url, manage_tables }| match url {
+                Ok(url) => {
+                    let manage = match manage_tables {
+                        Some(true) => Manage::Allowed,
+                        Some(false) => Manage::Forbidden,
+                        None => default_manage(&scope),
+                    };
+                    Some(CdcTarget { manage, scope, url })
+                }
                 Err(error) => {
                     tracing::error!(%error, app.id = %scope.application(), "a target's URL cannot be opened");
                     None

@@ -29,7 +29,10 @@ use axum::{
 };
 use database::{
     Pool,
-    tables::{applications::TopicPolicy, topics},
+    tables::{
+        applications::{Limits as ApplicationLimits, TopicPolicy},
+        topics,
+    },
 };
 use event_router::{CloseReason, Control, EventRouter, Hub, Outbox, OutboxLimits, Routed};
 use metrics::{Metrics, Transport};
@@ -72,6 +75,36 @@ impl GatewayLimits {
             message_burst: limits.message_burst,
             outbox: OutboxLimits { bytes: limits.backlog_bytes, messages: limits.backlog_messages },
             connections_per_address: limits.connections_per_address,
+        }
+    }
+}
+
+/// What one connection may do: the server's limits, or lower ones of its application.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionLimits {
+    /// Bytes of a message.
+    pub message_bytes: usize,
+    /// Subscriptions.
+    pub subscriptions: usize,
+    /// Messages a second, on average.
+    pub messages_per_second: u32,
+    /// Messages at once.
+    pub message_burst: u32,
+}
+
+impl GatewayLimits {
+    /// The limits of a connection whose application sets `own`.
+    fn lowered(&self, own: Option<&ApplicationLimits>) -> SessionLimits {
+        let lower = |server: usize, own: Option<u32>| own.map_or(server, |own| server.min(own as usize));
+        let own_rate = own.and_then(|own| own.messages_per_second);
+        SessionLimits {
+            message_bytes: lower(self.message_bytes, own.and_then(|own| own.message_bytes)),
+            subscriptions: lower(self.subscriptions, own.and_then(|own| own.subscriptions)),
+            messages_per_second: own_rate
+                .map_or(self.messages_per_second, |own| own.min(self.messages_per_second)),
+            // An application's burst is twice its rate, as the server's is by default.
+            message_burst: own_rate
+                .map_or(self.message_burst, |own| own.saturating_mul(2).min(self.message_burst)),
         }
     }
 }
@@ -173,6 +206,12 @@ impl Gateway {
             return Err(session::refused_origin(origin));
         }
         Ok(Arc::new(identity))
+    }
+
+    /// The limits of a connection of `scope`.
+    pub(crate) fn limits_of(&self, scope: &Scope) -> SessionLimits {
+        let config = self.authenticator.application(scope.application());
+        self.limits.lowered(config.as_ref().and_then(|config| config.limits.get(&scope.environment())))
     }
 
     pub(crate) fn session(

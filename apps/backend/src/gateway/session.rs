@@ -3,7 +3,7 @@
 //! True of every transport: codecs turn their messages into [`Request`]s and write what comes into the outbox.
 
 use super::{
-    Gateway, encode,
+    Gateway, SessionLimits, encode,
     registry::{Connection, Entered},
     request::{HistoryRequest, PublishRequest, Request, SubscribeRequest},
 };
@@ -33,6 +33,7 @@ pub struct Session {
     entered: Entered,
     subscriptions: HashMap<SubscriptionId, Arc<Subscription>>,
     rate: Rate,
+    limits: SessionLimits,
 }
 
 /// A token bucket, and since when it has been empty.
@@ -70,9 +71,15 @@ impl Rate {
 impl Session {
     /// The session of a connection that was let in.
     pub fn new(gateway: Arc<Gateway>, entered: Entered) -> Self {
-        let tokens = f64::from(gateway.limits.message_burst);
+        let limits = gateway.limits_of(&entered.connection.identity().scope);
+        let tokens = f64::from(limits.message_burst);
         let rate = Rate { tokens, filled_at: Instant::now(), over_since: None };
-        Self { gateway, entered, subscriptions: HashMap::new(), rate }
+        Self { gateway, entered, subscriptions: HashMap::new(), rate, limits }
+    }
+
+    /// What the connection may do at most.
+    pub fn limits(&self) -> SessionLimits {
+        self.limits
     }
 
     /// The connection.
@@ -92,7 +99,7 @@ impl Session {
 
     /// Counts a message against the rate limit; answers whether it may be looked at.
     pub fn admit(&mut self, to: &ReplyTo) -> bool {
-        let limits = &self.gateway.limits;
+        let limits = self.limits;
         let (per_second, burst) = (f64::from(limits.messages_per_second), f64::from(limits.message_burst));
         match self.rate.admit(per_second, burst, Instant::now()) {
             Admission::Admitted => true,
@@ -153,7 +160,7 @@ impl Session {
             let rule = "must be a subscription of this connection with the same topic, filter and returnMode";
             return known.cloned().ok_or_else(|| Problem::field("subscriptionId", rule));
         }
-        let most = self.gateway.limits.subscriptions;
+        let most = self.limits.subscriptions;
         if self.subscriptions.len() >= most {
             // Those that failed were counted until it matters.
             self.subscriptions.retain(|_, subscription| !subscription.failed.load(Ordering::Relaxed));

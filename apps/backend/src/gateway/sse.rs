@@ -67,7 +67,7 @@ async fn open(
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let identity = gateway.admit(handshake.token.as_deref(), handshake)?;
-    let wish = Wish::read(handshake, headers, gateway.limits.subscriptions)?;
+    let wish = Wish::read(handshake, headers, gateway.limits_of(&identity.scope).subscriptions)?;
     for topic in &wish.topics {
         may_receive(&identity, Verb::Subscribe, topic)?;
         gateway.policy.check(&identity.scope, topic).await?;

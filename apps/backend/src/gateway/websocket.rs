@@ -70,7 +70,7 @@ async fn run(gateway: Arc<Gateway>, identity: Arc<Identity>, mut socket: WebSock
     let outbox = Outbox::new(gateway.limits.outbox);
     let session = gateway.session(Transport::WebSocket, outbox.clone(), identity);
     outbox.control(ReplyTo::Nothing, gateway.welcome(session.connection()));
-    let limit = gateway.limits.message_bytes;
+    let limit = session.limits().message_bytes;
     let mut codec = PlainCodec { session, limit, malformed: 0 };
     drive(&mut socket, &mut codec, &outbox).await;
     codec.session.end().await;

@@ -39,7 +39,8 @@ impl TryFrom<String> for EnvironmentName {
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ConfigPatch {
-    /// The database whose changes are followed: `{ "development": { "databaseUrl": "postgres://…" } }`.
+    /// The database whose changes are followed, and whether its publication and replica identities may be changed
+    /// (in development where absent): `{ "development": { "databaseUrl": "postgres://…", "manageTables": true } }`.
     #[schema(value_type = Object)]
     cdc: Changes<Object<TargetInput>>,
     /// `open` or `registered`, by environment.
@@ -57,6 +58,7 @@ pub struct ConfigPatch {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct TargetInput {
     database_url: String,
+    manage_tables: Option<bool>,
 }
 
 impl ConfigPatch {
@@ -76,7 +78,7 @@ impl ConfigPatch {
                 Some(Object(input)) => {
                     let scope = Scope::new(application.clone(), *environment);
                     check_target(state, *environment, &input.database_url)?;
-                    Some(seal_target(&state.sealer, &scope, &input.database_url))
+                    Some(seal_target(&state.sealer, &scope, &input.database_url, input.manage_tables))
                 }
             };
             set(&mut config.cdc, *environment, stored);
@@ -174,7 +176,11 @@ pub(super) fn shown(sealer: &Sealer, application: &AppId, config: &ApplicationCo
                 // Sealed under another secret key: it has to be set anew.
                 Err(_) => json!({ "databaseUrl": null, "error": "cannot be opened; set it again" }),
             };
-            (environment.to_string(), url)
+            let mut shown = url;
+            if let Some(manage) = target.manage_tables {
+                shown["manageTables"] = json!(manage);
+            }
+            (environment.to_string(), shown)
         })
         .collect();
     json!({

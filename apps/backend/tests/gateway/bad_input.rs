@@ -237,6 +237,26 @@ async fn too_many_subscriptions_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_application_may_lower_the_limits() {
+    let platform = Platform::start().await;
+    let lowered = json!({ "development": { "subscriptions": 1, "messageBytes": 200 } });
+    sqlx::query(
+        "update applications set config = jsonb_set(config, '{limits}', $1) where id = 'app_default'",
+    )
+    .bind(sqlx::types::Json(lowered))
+    .execute(&platform.database.pool)
+    .await
+    .unwrap();
+    let instance = platform.instance().await;
+    let mut socket = Plain::open(&instance, &service()).await;
+    assert_eq!(socket.ask_frame(json!({ "type": "subscribe", "topic": "t.0" })).await["type"], "subscribed");
+    let second = socket.ask_frame(json!({ "type": "subscribe", "topic": "t.1" })).await;
+    assert_eq!(second["code"], "LIMIT_EXCEEDED");
+    let long = json!({ "type": "publish", "topic": "t.0", "payload": { "text": "x".repeat(200) } });
+    assert_eq!(socket.ask_frame(long).await["code"], "LIMIT_EXCEEDED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_each_verb_covers_is_demanded() {
     let (_platform, instance) = Platform::with_instance().await;
     let frames = [

@@ -35,7 +35,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One database, on which instances are started.
 pub struct Platform {
-    database: TestDatabase,
+    pub database: TestDatabase,
 }
 
 /// The gateways of one backend.

@@ -57,10 +57,13 @@ async fn a_databases_url_is_sealed_and_never_shown_whole() {
         .await
         .unwrap();
     let scope = Scope::new(AppId::from_stored("app_default"), Environment::Staging);
-    assert_eq!(
-        targets.into_iter().map(|(s, u)| (s, u.unwrap())).collect::<Vec<_>>(),
-        [(scope, url.to_owned())]
-    );
+    let [target_of_staging] = &targets[..] else { panic!("one target: {targets:?}") };
+    assert_eq!(target_of_staging.scope, scope);
+    assert_eq!(target_of_staging.url.as_deref().unwrap(), url);
+    assert_eq!(target_of_staging.manage_tables, None);
+    let managed = json!({ "config": { "cdc": { "staging": { "databaseUrl": url, "manageTables": true } } } });
+    let changed = server.patch("/api/applications/app_default", managed).by(&root).send().await;
+    assert_eq!(changed.ok()["config"]["cdc"]["staging"]["manageTables"], true);
     server
         .patch("/api/applications/app_default", target(&shown))
         .by(&root)

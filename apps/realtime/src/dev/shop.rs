@@ -73,7 +73,7 @@ pub async fn set_target(platform: &Platform, target_url: &str, named: bool) -> O
     {
         return Ok(url);
     }
-    let sealed = applications::seal_target(&platform.sealer, &scope, target_url);
+    let sealed = applications::seal_target(&platform.sealer, &scope, target_url, None);
     config.cdc.insert(scope.environment(), sealed);
     applications::update(&mut *transaction, scope.application(), &application.name, &config).await?;
     transaction.commit().await.map_err(DatabaseError::from)?;

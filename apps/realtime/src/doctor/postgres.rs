@@ -62,8 +62,8 @@ async fn set_targets(config: &Config, pool: &Pool, targets: &mut BTreeSet<String
     let key = config.secret_key.as_ref()?;
     let found = applications::with_cdc_targets(pool, &Sealer::new(key.expose())).await.ok()?;
     let mut sealed = 0;
-    for (_, url) in found {
-        match url {
+    for target in found {
+        match target.url {
             Ok(url) => {
                 targets.insert(url);
             }

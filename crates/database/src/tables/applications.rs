@@ -43,6 +43,20 @@ pub struct ApplicationConfig {
 pub struct StoredTarget {
     /// The sealed URL.
     pub database_url: String,
+    /// Whether publication and replica identities of the target may be changed; by environment where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manage_tables: Option<bool>,
+}
+
+/// A target database, opened.
+#[derive(Debug)]
+pub struct OpenedTarget {
+    /// Whose.
+    pub scope: Scope,
+    /// Its URL; an error under another secret key.
+    pub url: Result<String, DatabaseError>,
+    /// What is set about changing it.
+    pub manage_tables: Option<bool>,
 }
 
 /// Which topics may be used.
@@ -75,8 +89,8 @@ pub struct Limits {
 }
 
 /// Seals the URL of a target database for its place.
-pub fn seal_target(sealer: &Sealer, scope: &Scope, url: &str) -> StoredTarget {
-    StoredTarget { database_url: sealer.seal(url, &target_context(scope)) }
+pub fn seal_target(sealer: &Sealer, scope: &Scope, url: &str, manage_tables: Option<bool>) -> StoredTarget {
+    StoredTarget { database_url: sealer.seal(url, &target_context(scope)), manage_tables }
 }
 
 /// Opens the URL of a target database.
@@ -203,7 +217,7 @@ pub async fn delete(executor: impl PgExecutor<'_>, id: &AppId) -> Result<bool, D
 pub async fn with_cdc_targets(
     executor: impl PgExecutor<'_>,
     sealer: &Sealer,
-) -> Result<Vec<(Scope, Result<String, DatabaseError>)>, DatabaseError> {
+) -> Result<Vec<OpenedTarget>, DatabaseError> {
     let rows: Vec<(String, Json<ApplicationConfig>)> = sqlx::query_as(
         "select id, config from applications where config -> 'cdc' <> '{}'::jsonb order by id",
     )
@@ -213,5 +227,10 @@ pub async fn with_cdc_targets(
         let id = AppId::from_stored(id);
         config.cdc.into_iter().map(move |(environment, target)| (Scope::new(id.clone(), environment), target))
     });
-    Ok(targets.map(|(scope, target)| (scope.clone(), open_target(sealer, &scope, &target))).collect())
+    let opened = targets.map(|(scope, target)| OpenedTarget {
+        url: open_target(sealer, &scope, &target),
+        scope,
+        manage_tables: target.manage_tables,
+    });
+    Ok(opened.collect())
 }

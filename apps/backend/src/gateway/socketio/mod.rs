@@ -160,7 +160,7 @@ impl Connection {
             return Inbound::Continue;
         }
         let text = arguments.first().map_or("{}", |argument| argument.get());
-        let limit = self.gateway.limits.message_bytes;
+        let limit = session.limits().message_bytes;
         let request = if text.len() > limit {
             let message = format!("a message may have {limit} bytes");
             Err(Problem::new(ErrorKind::TooLarge, "LIMIT_EXCEEDED", message))
