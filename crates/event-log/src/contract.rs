@@ -24,6 +24,7 @@ macro_rules! contract_tests {
         $crate::contract_tests!(
             $start;
             numbers_without_gaps,
+            calls_keep_their_order,
             one_order_over_instances,
             a_batch_is_all_or_nothing,
             publishers_ids_are_recognized,
@@ -98,6 +99,27 @@ pub async fn numbers_without_gaps(first: Log, second: Log) {
         assert_eq!(outcomes[1], Outcome::Appended(Position::new(head.epoch.clone(), expected)));
     }
     assert_eq!(offsets(&whole(&second, &key).await), [1, 2, 3, 4, 5, 6]);
+}
+
+/// Calls of one task take effect in their order if each is polled once before the next, however many there are in
+/// one turn of the task.
+pub async fn calls_keep_their_order(first: Log, second: Log) {
+    let key = key("app_a", "order.updated");
+    let mut calls = Vec::new();
+    for number in 0..1_000 {
+        let mut call = first.append(vec![unique(&key, number)]);
+        let polled = futures::poll!(&mut call);
+        assert!(polled.is_pending(), "nothing is durable at once");
+        calls.push(call);
+    }
+    // Waited for in another order than they were made.
+    calls.reverse();
+    for outcome in futures::future::join_all(calls).await {
+        outcome.expect("appended");
+    }
+    let numbers: Vec<String> =
+        whole(&second, &key).await.iter().map(|e| e.payload.as_str().to_owned()).collect();
+    assert_eq!(numbers, (0..1_000).map(|n| format!("{{\"n\":{n}}}")).collect::<Vec<_>>());
 }
 
 /// Concurrent appends through both instances end in one order, and both live readers see it whole.

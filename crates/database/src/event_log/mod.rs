@@ -96,7 +96,12 @@ async fn ask<T>(
 
 impl EventLog for PostgresEventLog {
     fn append(&self, entries: Vec<Entry>) -> BoxFuture<'static, Result<Vec<Outcome>, LogError>> {
-        Box::pin(ask(self.commands.clone(), |reply| Command::Append { entries, reply }))
+        // Without a budget, so that the first poll takes a place in the queue: a task that has spent its turn would
+        // otherwise be sent away without one, and a later call could overtake this one.
+        Box::pin(tokio::task::unconstrained(ask(self.commands.clone(), |reply| Command::Append {
+            entries,
+            reply,
+        })))
     }
 
     fn history(
