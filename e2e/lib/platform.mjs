@@ -52,13 +52,13 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
 }
 
 export class Platform {
-  /** A platform in a new folder, started. */
-  static async start() {
+  /** A platform in a new folder, started with these options beside its own. */
+  static async start(...options) {
     const folder = await mkdtemp(join(tmpdir(), 'realtime-e2e-'));
     // The private PostgreSQL may run as another user, who must get to its data.
     await chmod(folder, 0o755);
     const platform = new Platform();
-    Object.assign(platform, { folder, port: await freePort(), said: '' });
+    Object.assign(platform, { folder, options, port: await freePort(), said: '' });
     running.add(platform);
     try {
       await platform.up();
@@ -71,7 +71,8 @@ export class Platform {
 
   /** Starts the process and reads where everything is. */
   async up() {
-    const args = ['dev', '--json', '--port', String(this.port), '--data-dir', join(this.folder, 'data')];
+    const place = ['--port', String(this.port), '--data-dir', join(this.folder, 'data')];
+    const args = ['dev', '--json', ...place, ...this.options];
     const child = spawn(binary, args, { cwd: this.folder, stdio: ['ignore', 'pipe', 'pipe'] });
     this.child = child;
     this.exited = new Promise((resolve) => child.once('exit', resolve));

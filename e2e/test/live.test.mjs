@@ -5,18 +5,14 @@ import { createServer } from 'node:http';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { chromium } from 'playwright-core';
 import { io } from 'socket.io-client';
+import { withPage } from '../lib/browser.mjs';
 import { socketio, stream, websocket } from '../lib/clients.mjs';
 import { Platform, root, within } from '../lib/platform.mjs';
 import { Target } from '../lib/target.mjs';
 
 const TOPIC = 'task.changed';
 const SOON_MS = 20_000;
-const BROWSER = process.env.CHROMIUM ?? '/usr/bin/chromium';
-const FLAGS =
-  '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking ' +
-  '--disable-component-update --disable-sync';
 
 describe('an UPDATE by SQL appears', () => {
   let platform, target;
@@ -113,34 +109,33 @@ describe('an UPDATE by SQL appears', () => {
       response.end(isBundle ? bundle : '<!doctype html><title>tasks</title><ul id="tasks"></ul>');
     }).listen(0, '127.0.0.1');
     await once(pages, 'listening');
-    const browser = await chromium.launch({ executablePath: BROWSER, headless: true, args: FLAGS.split(' ') });
     try {
-      const page = await browser.newPage();
-      await page.goto(`http://localhost:${pages.address().port}/`);
-      const open = within('the subscription', SOON_MS, page.evaluate(
-        async ({ url, token, topic }) => {
-          const { RealtimeClient } = await import('/realtime.js');
-          const client = new RealtimeClient({ url, token });
-          client.on(`event:${topic}`, (event) => {
-            const item = document.createElement('li');
-            item.textContent = JSON.stringify(event);
-            document.querySelector('#tasks').append(item);
-          });
-          await new Promise((resolve, reject) => {
-            client.on('subscribed', resolve);
-            client.on('error', (error) => reject(new Error(error.message)));
-            client.subscribe({ topic });
-          });
-        },
-        { url: platform.url, token: platform.token, topic: TOPIC },
-      ));
-      await open;
-      const wanted = await change();
-      const item = page.locator('li', { hasText: `"n":${wanted.n}` });
-      await item.waitFor({ timeout: SOON_MS });
-      check(JSON.parse(await item.textContent()), wanted);
+      await withPage(async (page) => {
+        await page.goto(`http://localhost:${pages.address().port}/`);
+        const open = page.evaluate(
+          async ({ url, token, topic }) => {
+            const { RealtimeClient } = await import('/realtime.js');
+            const client = new RealtimeClient({ url, token });
+            client.on(`event:${topic}`, (event) => {
+              const item = document.createElement('li');
+              item.textContent = JSON.stringify(event);
+              document.querySelector('#tasks').append(item);
+            });
+            await new Promise((resolve, reject) => {
+              client.on('subscribed', resolve);
+              client.on('error', (error) => reject(new Error(error.message)));
+              client.subscribe({ topic });
+            });
+          },
+          { url: platform.url, token: platform.token, topic: TOPIC },
+        );
+        await within('the subscription', SOON_MS, open);
+        const wanted = await change();
+        const item = page.locator('li', { hasText: `"n":${wanted.n}` });
+        await item.waitFor({ timeout: SOON_MS });
+        check(JSON.parse(await item.textContent()), wanted);
+      });
     } finally {
-      await browser.close();
       pages.close();
     }
   });

@@ -31,6 +31,8 @@ async function start() {
     element('connection').dataset.state = state;
   });
   client.on('error', (error) => notice(error.message));
+  const followed = new Set();
+  client.on('subscribed', ({ topic }) => element('orders').setAttribute('aria-busy', followed.add(topic).size < TOPICS.length));
   client.on('event', (event, { recovered: late }) => show(event, late ? 'recovered' : 'live'));
   client.on('gap', ({ topic }) => {
     notice(`Some changes of ${topic} were lost; showing what is kept.`);
