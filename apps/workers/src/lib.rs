@@ -5,8 +5,8 @@
 pub mod health;
 
 use anyhow::Result;
-use cdc::{CdcService, CdcSettings, CdcTarget, TargetSource};
-use database::tables::installation;
+use cdc::{CdcParts, CdcService, CdcSettings, CdcTarget, TargetSource};
+use database::{leader::PostgresLeader, tables::installation};
 use platform::Platform;
 use shared_types::{AppId, Environment, Scope, ids::new_id};
 use std::{sync::Arc, time::Duration};
@@ -72,8 +72,17 @@ async fn read_targets(platform: &Platform, stop: CancellationToken) {
         holder: format!("{}:{}", std::process::id(), new_id("worker")),
     };
     let targets = targets(platform);
-    let (pool, router, metrics) = (platform.pool.clone(), platform.router.clone(), platform.metrics.clone());
-    CdcService::new(pool, router, metrics, settings, targets).run(stop).await;
+    // It ends with the platform's tasks, after the service has given its leases back.
+    let ending = platform.tasks.stopping();
+    let leader = platform.tasks.spawn_with(|set| PostgresLeader::start(platform.pool.clone(), set, ending));
+    let parts = CdcParts {
+        pool: platform.pool.clone(),
+        router: platform.router.clone(),
+        metrics: platform.metrics.clone(),
+        sealer: platform.sealer.clone(),
+        leader,
+    };
+    CdcService::new(parts, settings, targets).run(stop).await;
 }
 
 /// The targets that applications are set to; and `CDC_DATABASE_URL` as that of the default application, in the
@@ -89,7 +98,8 @@ fn targets(platform: &Platform) -> TargetSource {
         }
     };
     let scope = Scope::new(AppId::from_stored(DEFAULT_APPLICATION), environment);
-    let own = CdcTarget { manage: cdc::default_manage(&scope), scope, url };
+    let manage = cdc::default_manage(&scope);
+    let own = CdcTarget::of_process(scope, url, manage);
     Arc::new(move || {
         let (found, own) = (applications(), own.clone());
         Box::pin(async move {

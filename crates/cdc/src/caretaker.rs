@@ -4,10 +4,13 @@
 //! within [`LOOK`] and hands the reader a new plan.
 
 use crate::{
+    farewell::{scope_text, sealing_context},
+    lead::Group,
     plan::Plan,
+    service::Origin,
     status::{Status, lsn_text},
     target::{
-        self, Identity, Names, TargetUrl,
+        self, Identity, Names,
         publication::{self, Manage, Standing},
         slot,
     },
@@ -15,8 +18,10 @@ use crate::{
 };
 use database::{
     Pool,
+    sealing::Sealer,
     tables::{
         cdc::{self, Gap, MappingState, MappingStatus},
+        cdc_slots::{self, RegisteredSlot},
         mappings::{self, Mapping},
     },
 };
@@ -49,18 +54,26 @@ pub(crate) struct Prepared {
     pub creation: String,
 }
 
+/// What is looked after.
+#[derive(Clone, Debug)]
+pub(crate) struct Charge {
+    /// Which database.
+    pub identity: Identity,
+    /// Its slot and publication.
+    pub names: Names,
+    /// Where it is, and who wants it read.
+    pub group: Group,
+}
+
 /// Looks after one target.
 pub(crate) struct Caretaker {
-    pub pool: Pool,
-    pub url: TargetUrl,
-    pub identity: Identity,
-    pub names: Names,
-    pub scopes: Vec<Scope>,
-    pub manage: Manage,
-    pub status: Arc<Status>,
+    pub charge: Charge,
+    pool: Pool,
+    sealer: Arc<Sealer>,
+    status: Arc<Status>,
     pub plan: watch::Sender<Arc<Plan>>,
     /// Why the slot must be made anew before it is read again.
-    pub remake: Option<String>,
+    remake: Option<String>,
     control: Option<PgConnection>,
     seen: Option<i64>,
     look_again: Instant,
@@ -70,22 +83,11 @@ pub(crate) struct Caretaker {
 
 impl Caretaker {
     /// A caretaker that has not looked yet.
-    pub fn new(
-        pool: Pool,
-        url: TargetUrl,
-        identity: Identity,
-        names: Names,
-        scopes: Vec<Scope>,
-        manage: Manage,
-        status: Arc<Status>,
-    ) -> Self {
+    pub fn new(pool: Pool, sealer: Arc<Sealer>, charge: Charge, status: Arc<Status>) -> Self {
         Self {
+            charge,
             pool,
-            url,
-            identity,
-            names,
-            scopes,
-            manage,
+            sealer,
             status,
             plan: watch::Sender::new(Arc::new(Plan::default())),
             remake: None,
@@ -130,7 +132,7 @@ impl Caretaker {
                 Ok(false) => return,
                 Err(trouble) => {
                     // The stream goes on with the plan that it has.
-                    tracing::warn!(%trouble, cdc.slot = %self.names.slot, "cannot look after the target");
+                    tracing::warn!(%trouble, cdc.slot = %self.charge.names.slot, "cannot look after the target");
                     self.control = None;
                     self.look_again = Instant::now() + REFUSED_AGAIN;
                 }
@@ -176,7 +178,12 @@ impl Caretaker {
 
     async fn control(&mut self) -> Result<&mut PgConnection, Trouble> {
         if self.control.is_none() {
-            self.control = Some(target::connect(&self.url).await?);
+            let mut connection = target::connect(&self.charge.group.url).await?;
+            // Before anything is changed there: the URL may lead elsewhere since it was asked.
+            if target::limited(target::identity(&mut connection)).await? != self.charge.identity {
+                return Err(Trouble::other_cluster());
+            }
+            self.control = Some(connection);
         }
         self.control.as_mut().ok_or_else(|| Trouble::unreachable("the connection ended"))
     }
@@ -184,7 +191,8 @@ impl Caretaker {
     async fn active(&self) -> Result<(i64, Vec<Mapping>), Trouble> {
         // The version first: a change in between is then noticed once more, not missed.
         let version = cdc::version(&self.pool).await.map_err(Trouble::platform)?;
-        let active = mappings::active(&self.pool, &self.scopes).await.map_err(Trouble::platform)?;
+        let active =
+            mappings::active(&self.pool, &self.charge.group.scopes).await.map_err(Trouble::platform)?;
         Ok((version, active))
     }
 
@@ -195,7 +203,7 @@ impl Caretaker {
             *wanted.entry(mapping.definition.table.clone()).or_default() |=
                 mapping.definition.needs_old_row();
         }
-        let (publication, manage) = (self.names.publication.clone(), self.manage);
+        let (publication, manage) = (self.charge.names.publication.clone(), self.charge.group.manage);
         let control = self.control().await?;
         let own_types = target::limited(target::own_types(control)).await?;
         // Each table may wait for its lock.
@@ -236,47 +244,84 @@ impl Caretaker {
 
     /// Finds or makes the slot; answers when it was made.
     async fn slot(&mut self) -> Result<String, Trouble> {
-        let (name, system) = (self.names.slot.clone(), self.identity.system.clone());
-        let noted = cdc::slot_creation(&self.pool, &system, &name).await.map_err(Trouble::platform)?;
+        let (name, system) = (self.charge.names.slot.clone(), self.charge.identity.system.clone());
+        let noted = cdc_slots::note(&self.pool, &system, &name).await.map_err(Trouble::platform)?;
+        self.register().await?;
+        let noted = noted.unwrap_or_default();
         let remake = self.remake.clone();
         let control = self.control().await?;
         let found = target::limited(slot::find(control, &name)).await?;
         let confirmed = found.as_ref().and_then(|slot| slot.confirmed.clone());
         let lost = match &found {
-            None if noted.is_some() => Some("the replication slot was dropped".to_owned()),
+            None if noted.creation.is_some() => Some("the replication slot was dropped".to_owned()),
             None => None,
             Some(slot) if slot.lost => {
                 Some("the target threw away what the slot had not read (max_slot_wal_keep_size)".to_owned())
             }
             Some(_) => remake,
         };
+        let lost = lost.map(|reason| Gap {
+            reason,
+            noticed_at: now_ms(),
+            from_lsn: confirmed.clone(),
+            to_lsn: String::new(),
+        });
         if found.is_some() && lost.is_none() {
             target::limited(slot::release(control, &name)).await?;
-            return match noted {
-                Some(creation) => Ok(creation),
-                None => self.note(&confirmed.unwrap_or_default()).await,
+            return match noted.creation {
+                Some(creation) => {
+                    noted.gap.into_iter().for_each(|gap| self.status.set_gap(gap));
+                    Ok(creation)
+                }
+                // Made by one that died before it could say so.
+                None => self.note(&confirmed.unwrap_or_default(), noted.gap).await,
             };
         }
+        if let Some(gap) = &lost {
+            cdc_slots::note_loss(&self.pool, &system, &name, gap).await.map_err(Trouble::platform)?;
+        }
+        let control = self.control().await?;
         if found.is_some() {
             target::limited(slot::drop(control, &name)).await?;
         }
         let lsn = slot::create(control, &name).await?;
         // Its longer statement timeout goes with the connection.
         self.control = None;
-        let creation = self.note(&lsn).await?;
+        let creation = self.note(&lsn, lost.or(noted.gap)).await?;
         self.remake = None;
-        if let Some(reason) = lost {
-            tracing::error!(cdc.slot = %name, reason, "changes were lost with the replication slot");
-            self.status.set_gap(Gap { reason, noticed_at: now_ms(), from_lsn: confirmed, to_lsn: lsn });
-        }
         Ok(creation)
     }
 
-    async fn note(&self, lsn: &str) -> Result<String, Trouble> {
+    /// Notes how the target is reached and by whom it is named, before its slot is made.
+    async fn register(&self) -> Result<(), Trouble> {
+        let Charge { identity, names, group } = &self.charge;
+        let context = sealing_context(&identity.system, &names.slot);
+        let known_to_all = group.origin == Origin::Settings;
+        let registered = RegisteredSlot {
+            system_identifier: identity.system.clone(),
+            slot: names.slot.clone(),
+            database_name: identity.database.clone(),
+            publication: names.publication.clone(),
+            manages: group.manage == Manage::Allowed,
+            sealed_url: known_to_all.then(|| self.sealer.seal(&group.url.to_text(), &context)),
+            scopes: group.scopes.iter().map(scope_text).collect(),
+        };
+        cdc_slots::register(&self.pool, &registered).await.map_err(Trouble::platform)
+    }
+
+    /// Notes that the slot was made at `lsn`; a gap that is still open ends there.
+    async fn note(&self, lsn: &str, gap: Option<Gap>) -> Result<String, Trouble> {
+        let (system, name) = (&self.charge.identity.system, &self.charge.names.slot);
         let creation = format!("{lsn}@{}", now_ms());
-        cdc::note_slot_creation(&self.pool, &self.identity.system, &self.names.slot, &creation)
+        let gap =
+            gap.map(|gap| if gap.to_lsn.is_empty() { Gap { to_lsn: lsn.to_owned(), ..gap } } else { gap });
+        cdc_slots::note_creation(&self.pool, system, name, &creation, gap.as_ref())
             .await
             .map_err(Trouble::platform)?;
+        if let Some(gap) = gap {
+            tracing::error!(cdc.slot = %name, reason = gap.reason, "changes were lost with the replication slot");
+            self.status.set_gap(gap);
+        }
         Ok(creation)
     }
 
@@ -287,14 +332,15 @@ impl Caretaker {
     pub async fn give_up(&mut self) -> Result<(), Trouble> {
         self.plan.send_replace(Arc::new(Plan::default()));
         self.status.set_mappings(BTreeMap::new());
-        let (names, manage) = (self.names.clone(), self.manage);
+        let (names, manage) = (self.charge.names.clone(), self.charge.group.manage);
         let control = self.control().await?;
         target::limited(slot::drop(control, &names.slot)).await?;
         if manage == Manage::Allowed {
             target::limited(publication::drop(control, &names.publication)).await?;
         }
         self.control = None;
-        cdc::forget_slot(&self.pool, &self.identity.system, &names.slot).await.map_err(Trouble::platform)
+        let system = &self.charge.identity.system;
+        cdc_slots::forget(&self.pool, system, &names.slot).await.map_err(Trouble::platform)
     }
 
     /// Notes that the slot must be made anew, where `trouble` says so.

@@ -1,35 +1,20 @@
 //! One target's leader: waits for the lease, reads while it holds it, hands over.
 
 use crate::{
-    caretaker::Caretaker,
+    caretaker::{Caretaker, Charge},
     reader::{Ended, Reader},
-    service::CdcService,
+    service::{CdcParts, CdcSettings, Origin},
     status::{Status, StatusTask},
     target::{Identity, Names, TargetUrl, publication::Manage},
     trouble::Trouble,
 };
-use database::{
-    Pool,
-    tables::{
-        cdc::ReaderState,
-        leases::{self, LeaseSession},
-    },
-};
+use database::tables::cdc::ReaderState;
+use leadership::{LEASE, Leader, RENEW};
 use shared_types::Scope;
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use std::{sync::Arc, time::Duration};
+use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-/// How long a leader leads without renewing.
-const LEASE: Duration = Duration::from_secs(3);
-/// How often a leader renews, and others look whether there is one.
-const RENEW: Duration = Duration::from_secs(1);
 /// How long handing back may take when stopping.
 const HAND_BACK: Duration = Duration::from_secs(2);
 
@@ -42,62 +27,73 @@ pub(crate) struct Group {
     pub scopes: Vec<Scope>,
     /// Whether it may be changed.
     pub manage: Manage,
+    /// Who knows of it.
+    pub origin: Origin,
+}
+
+/// The name of the lease that leading a target takes.
+pub(crate) fn lease_name(system: &str, slot: &str) -> String {
+    format!("cdc/{system}/{slot}")
 }
 
 /// Waits to lead one target, leads it, and hands it over.
 pub(crate) struct Lead {
-    pub service: CdcService,
+    pub parts: CdcParts,
+    pub settings: CdcSettings,
     pub identity: Identity,
     pub names: Names,
     pub group: Group,
     pub stop: CancellationToken,
-    /// The session that shows that this process lives.
-    pub session: watch::Receiver<Option<LeaseSession>>,
-    /// Whether the slot is given up when it ends.
-    pub farewell: Arc<AtomicBool>,
 }
 
 impl Lead {
     /// Runs until told to stop, or until the URL leads elsewhere.
     pub async fn run(self) -> Ended {
-        let lease = format!("cdc/{}/{}", self.identity.system, self.names.slot);
+        let lease = lease_name(&self.identity.system, &self.names.slot);
+        let leader = self.parts.leader.clone();
         while !self.stop.is_cancelled() {
-            let holder = &self.service.settings.holder;
-            match leases::acquire(&self.service.pool, &lease, holder, self.session(), LEASE).await {
+            let freed = leader.freed(&lease);
+            let asked = Instant::now();
+            match leader.acquire(&lease, &self.settings.holder).await {
                 Ok(Some(term)) => {
-                    let ended = self.lead(&lease, term).await;
-                    let released = leases::release(&self.service.pool, &lease, term);
-                    if !matches!(tokio::time::timeout(HAND_BACK, released).await, Ok(Ok(()))) {
+                    let ended = self.lead(&lease, term, asked).await;
+                    let released = tokio::time::timeout(HAND_BACK, leader.release(&lease, term)).await;
+                    if !matches!(released, Ok(Ok(()))) {
                         tracing::warn!(lease, "could not hand the lease back; it runs out by itself");
                     }
                     if ended == Ended::OtherCluster {
                         return ended;
                     }
+                    // Whoever else waits comes first.
+                    self.pause(RENEW).await;
+                    continue;
                 }
                 Ok(None) => {}
                 Err(error) => tracing::debug!(%error, lease, "could not ask for the lease"),
             }
             tokio::select! {
                 () = self.stop.cancelled() => {}
-                () = tokio::time::sleep(RENEW) => {}
+                () = freed => {}
             }
         }
         Ended::Stopped
     }
 
-    fn session(&self) -> Option<LeaseSession> {
-        *self.session.borrow()
+    async fn pause(&self, length: Duration) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(length) => {}
+        }
     }
 
     /// Reads in `term` until told to stop, or until the lease is lost.
-    async fn lead(&self, lease: &str, term: u64) -> Ended {
+    async fn lead(&self, lease: &str, term: u64, asked: Instant) -> Ended {
         tracing::info!(lease, cdc.term = term, "leading a target");
         let status = Status::new();
         let session = self.stop.child_token();
         let _cancelled_with_this = session.clone().drop_guard();
         let mut tasks = JoinSet::new();
-        let alive = self.session.clone();
-        tasks.spawn(renew(self.service.pool.clone(), lease.to_owned(), term, alive, session.clone()));
+        tasks.spawn(renew(self.parts.leader.clone(), lease.to_owned(), term, asked, session.clone()));
         let writer = self.status_task(status.clone());
         tasks.spawn(writer.run(session.clone()));
         let mut reading = JoinSet::new();
@@ -119,40 +115,35 @@ impl Lead {
     }
 
     fn caretaker(&self, status: Arc<Status>) -> Caretaker {
-        Caretaker::new(
-            self.service.pool.clone(),
-            self.group.url.clone(),
-            self.identity.clone(),
-            self.names.clone(),
-            self.group.scopes.clone(),
-            self.group.manage,
-            status,
-        )
+        let charge =
+            Charge { identity: self.identity.clone(), names: self.names.clone(), group: self.group.clone() };
+        Caretaker::new(self.parts.pool.clone(), self.parts.sealer.clone(), charge, status)
     }
 
     fn reader(&self, status: Arc<Status>, term: u64) -> Reader {
         Reader {
-            router: self.service.router.clone(),
-            metrics: self.service.metrics.clone(),
+            router: self.parts.router.clone(),
+            metrics: self.parts.metrics.clone(),
             caretaker: self.caretaker(status.clone()),
             status,
             names: self.names.clone(),
             term,
+            opening: None,
         }
     }
 
     fn status_task(&self, status: Arc<Status>) -> StatusTask {
         StatusTask {
-            pool: self.service.pool.clone(),
+            pool: self.parts.pool.clone(),
             status,
             scopes: self.group.scopes.clone(),
             names: self.names.clone(),
-            holder: self.service.settings.holder.clone(),
-            metrics: self.service.metrics.clone(),
+            holder: self.settings.holder.clone(),
+            metrics: self.parts.metrics.clone(),
         }
     }
 
-    /// Shows that nobody reads here any more, and gives the slot up where no scope names the target.
+    /// Shows that nobody reads here any more.
     async fn say_goodbye(&self, status: Arc<Status>) {
         let trouble = Trouble::new(
             "STOPPED",
@@ -160,42 +151,33 @@ impl Lead {
             "start it, or start a process that hosts change data capture",
         );
         status.set(ReaderState::Stopped, Some(trouble));
-        if self.farewell.load(Ordering::Relaxed) {
-            let mut caretaker = self.caretaker(status.clone());
-            match tokio::time::timeout(HAND_BACK * 3, caretaker.give_up()).await {
-                Ok(Ok(())) => tracing::info!(cdc.slot = %self.names.slot, "gave the target up"),
-                Ok(Err(trouble)) => {
-                    tracing::warn!(%trouble, cdc.slot = %self.names.slot, "the slot stays behind")
-                }
-                Err(_) => tracing::warn!(cdc.slot = %self.names.slot, "the slot stays behind"),
-            }
-        }
         let writer = self.status_task(status);
         if tokio::time::timeout(HAND_BACK, writer.write(0.0)).await.is_err() {
             tracing::debug!("could not write the reader's last status");
         }
-        self.service.metrics.clear_cdc_lag(&self.names.slot);
+        self.parts.metrics.clear_cdc_lag(&self.names.slot);
     }
 }
 
-/// Renews the lease until `session` ends; ends it when the lease is lost or cannot be renewed in time.
+/// Renews the lease that was asked for at `asked` until `session` ends; ends it when the lease is lost or cannot be
+/// renewed in time.
 async fn renew(
-    pool: Pool,
+    leader: Arc<dyn Leader>,
     lease: String,
     term: u64,
-    alive: watch::Receiver<Option<LeaseSession>>,
+    asked: Instant,
     session: CancellationToken,
 ) {
-    let mut renewed = Instant::now();
+    let mut renewed = asked;
     while !session.is_cancelled() {
         tokio::select! {
             () = session.cancelled() => return,
             () = tokio::time::sleep(RENEW) => {}
         }
         let asked = Instant::now();
-        let named = *alive.borrow();
-        let answer = tokio::time::timeout(LEASE, leases::renew(&pool, &lease, term, named, LEASE)).await;
-        match answer {
+        // An answer that comes later than the lease lasts says nothing any more.
+        let left = LEASE.saturating_sub(renewed.elapsed());
+        match tokio::time::timeout(left, leader.renew(&lease, term)).await {
             Ok(Ok(true)) => renewed = asked,
             Ok(Ok(false)) => {
                 tracing::warn!(lease, "another process leads now");

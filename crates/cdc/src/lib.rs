@@ -8,8 +8,8 @@
 mod appends;
 mod caretaker;
 pub mod evaluate;
+mod farewell;
 mod lead;
-mod liveness;
 pub mod pgoutput;
 mod plan;
 mod reader;
@@ -17,10 +17,13 @@ pub mod row;
 mod service;
 mod status;
 mod stream;
+mod supervisor;
 pub mod target;
 mod trouble;
 pub mod values;
 
-pub use service::{CdcService, CdcSettings, CdcTarget, TargetSource, application_targets, default_manage};
+pub use service::{
+    CdcParts, CdcService, CdcSettings, CdcTarget, Origin, TargetSource, application_targets, default_manage,
+};
 pub use target::{Names, TargetUrl, publication::Manage};
 pub use trouble::Trouble;

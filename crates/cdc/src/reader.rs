@@ -6,9 +6,9 @@ use crate::{
     pgoutput::{Malformed, Message},
     plan::{Place, Plan, Relations, Tally},
     status::Status,
-    stream::{Frame, ReplicationStream},
+    stream::{Frame, Opening, ReplicationStream},
     target::Names,
-    trouble::Trouble,
+    trouble::{OTHER_CLUSTER, Trouble},
 };
 use bytes::Bytes;
 use database::tables::cdc::ReaderState;
@@ -35,6 +35,8 @@ const HEALTHY: Duration = Duration::from_secs(10);
 const CONFIRM: Duration = Duration::from_millis(250);
 /// How often the server is told that this side lives, whatever happens.
 const ALIVE: Duration = Duration::from_secs(2);
+/// How long a stream that is being opened may take to let go of its slot when stopping.
+const LET_GO: Duration = Duration::from_secs(2);
 /// Frames between two looks at everything else.
 const DRAIN: usize = 512;
 
@@ -58,7 +60,7 @@ enum Failure {
 
 impl From<Trouble> for Failure {
     fn from(trouble: Trouble) -> Self {
-        Self::Trouble(trouble)
+        if trouble.code == OTHER_CLUSTER { Self::OtherCluster } else { Self::Trouble(trouble) }
     }
 }
 
@@ -86,16 +88,22 @@ pub(crate) struct Reader {
     pub caretaker: Caretaker,
     pub names: Names,
     pub term: u64,
+    /// The stream that is being opened.
+    pub opening: Option<Opening>,
 }
 
 impl Reader {
     /// Reads until `stop`, through every failure that passes.
     pub async fn run(mut self, stop: CancellationToken) -> Ended {
-        let stopped = stop.clone();
-        tokio::select! {
+        let ended = tokio::select! {
             ended = self.read() => ended,
-            () = stopped.cancelled() => Ended::Stopped,
+            () = stop.cancelled() => Ended::Stopped,
+        };
+        // Whoever reads next must find the slot free.
+        if let Some(opening) = self.opening.take() {
+            opening.abandon(LET_GO).await;
         }
+        ended
     }
 
     async fn read(&mut self) -> Ended {
@@ -136,8 +144,11 @@ impl Reader {
             self.caretaker.changed().await;
             return Ok(());
         };
-        let stream = ReplicationStream::open(&self.caretaker.url, &self.names).await?;
-        if stream.system != self.caretaker.identity.system {
+        let opening = self.opening.insert(Opening::begin(&self.caretaker.charge.group.url, &self.names));
+        let stream = opening.stream().await;
+        self.opening = None;
+        let stream = stream?;
+        if stream.system != self.caretaker.charge.identity.system {
             return Err(Failure::OtherCluster);
         }
         let plan = self.caretaker.plan.subscribe();

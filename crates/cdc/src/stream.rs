@@ -7,6 +7,14 @@ use crate::{
 use bytes::{Buf, Bytes};
 use futures::FutureExt;
 use pg_walstream::{PgReplicationConnection, ReplicationError};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Makes the text of values the same whatever the database's settings.
@@ -48,21 +56,49 @@ pub(crate) struct ReplicationStream {
     pub timeline: String,
 }
 
-impl ReplicationStream {
+/// A stream that is being opened. The client's commands block, so that this happens on a thread of its own, which
+/// dropping this cannot end: it only keeps the thread from taking the slot if it has not yet.
+pub(crate) struct Opening {
+    task: JoinHandle<Result<ReplicationStream, ReplicationError>>,
+    given_up: Arc<AtomicBool>,
+}
+
+impl Opening {
     /// Connects and begins to read the slot where it was confirmed last.
+    pub fn begin(url: &TargetUrl, names: &Names) -> Self {
+        let (url, names) = (url.clone(), names.clone());
+        let given_up = Arc::new(AtomicBool::new(false));
+        let stop = given_up.clone();
+        // A server that is gone ends its commands by the socket's own timeouts.
+        Self { task: tokio::task::spawn_blocking(move || begin(&url, &names, &stop)), given_up }
+    }
+
+    /// Waits until it reads.
     ///
     /// # Errors
     /// The trouble that keeps it from it.
-    pub async fn open(url: &TargetUrl, names: &Names) -> Result<Self, Trouble> {
-        let (url, names) = (url.clone(), names.clone());
-        // The client's commands block; a server that is gone ends them by the socket's own timeouts.
-        let opening = tokio::task::spawn_blocking(move || begin(&url, &names));
-        match tokio::time::timeout(CONNECT_TIMEOUT + STATEMENT_TIMEOUT, opening).await {
+    pub async fn stream(&mut self) -> Result<ReplicationStream, Trouble> {
+        match tokio::time::timeout(CONNECT_TIMEOUT + STATEMENT_TIMEOUT, &mut self.task).await {
             Ok(Ok(opened)) => opened.map_err(|error| Trouble::of_stream(&error)),
             Ok(Err(_)) | Err(_) => Err(Trouble::unreachable("no answer in time")),
         }
     }
 
+    /// Gives it up, and waits a while until it has let go of the slot.
+    pub async fn abandon(mut self, patience: Duration) {
+        self.given_up.store(true, Ordering::Relaxed);
+        // What it opened meanwhile closes as it is dropped.
+        let _ = tokio::time::timeout(patience, &mut self.task).await;
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+}
+
+impl ReplicationStream {
     /// The next frame. Nothing is lost where the future is dropped.
     ///
     /// # Errors
@@ -113,7 +149,11 @@ impl ReplicationStream {
     }
 }
 
-fn begin(url: &TargetUrl, names: &Names) -> Result<ReplicationStream, ReplicationError> {
+fn begin(
+    url: &TargetUrl,
+    names: &Names,
+    given_up: &AtomicBool,
+) -> Result<ReplicationStream, ReplicationError> {
     let mut connection = url.connect_replication(CONNECT_TIMEOUT)?;
     for setting in SESSION {
         connection.exec(setting)?;
@@ -123,6 +163,9 @@ fn begin(url: &TargetUrl, names: &Names) -> Result<ReplicationStream, Replicatio
     let timeline = identity.get_value(0, 1).unwrap_or_default();
     let publication = quoted(&names.publication);
     let options = [("proto_version", "1"), ("publication_names", publication.as_str())];
+    if given_up.load(Ordering::Relaxed) {
+        return Err(ReplicationError::Cancelled("it was given up".to_owned()));
+    }
     connection.start_replication(&names.slot, 0, &options)?;
     Ok(ReplicationStream { connection, never: CancellationToken::new(), received: 0, system, timeline })
 }

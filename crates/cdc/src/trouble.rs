@@ -83,6 +83,9 @@ impl Trouble {
             "53400" => ("SLOTS_FULL", "raise max_replication_slots, or drop slots that nobody uses"),
             "53300" => ("CONNECTIONS_FULL", "raise max_wal_senders and max_connections"),
             "55000" if message.contains("wal_level") => return Self::wal_level("too low"),
+            "55000" if message.contains("max_replication_slots") => {
+                ("SLOTS_FULL", "raise max_replication_slots, which is 0; it needs a restart")
+            }
             "57P01" | "57P02" | "57P03" => {
                 ("UNREACHABLE", "the server restarts or shuts down; the reader keeps trying")
             }
@@ -99,6 +102,15 @@ impl Trouble {
             "WAL_LEVEL",
             format!("wal_level is not logical (it is {found})"),
             "alter system set wal_level = 'logical'; and restart the server (managed services: their parameter)",
+        )
+    }
+
+    /// The URL leads to another database than it did.
+    pub fn other_cluster() -> Self {
+        Self::new(
+            OTHER_CLUSTER,
+            "the target's URL leads to another database cluster than before",
+            "none: the reader begins anew with that one",
         )
     }
 
@@ -146,6 +158,9 @@ fn server_message(text: &str) -> &str {
     let end = [" (SQLSTATE", "\n"].iter().filter_map(|s| message.find(s)).min();
     message[..end.unwrap_or(message.len())].trim()
 }
+
+/// The URL leads to another database than it did.
+pub const OTHER_CLUSTER: &str = "OTHER_CLUSTER";
 
 /// The slot's past cannot be decoded, because its publication was made later.
 pub const PUBLICATION_UNKNOWN: &str = "PUBLICATION_UNKNOWN";

@@ -5,6 +5,7 @@
 
 mod error;
 pub mod event_log;
+pub mod leader;
 pub mod migrate;
 pub mod pool;
 pub mod sealing;

@@ -77,16 +77,17 @@ pub(crate) async fn limited<T>(work: impl Future<Output = Result<T, Trouble>>) -
 /// # Errors
 /// The trouble that keeps it from answering.
 pub(crate) async fn identify(url: &TargetUrl) -> Result<Identity, Trouble> {
-    limited(async {
-        let mut connection = connect(url).await?;
-        let (system, database) = sqlx::query_as(
-            "select system_identifier::text, current_database()::text from pg_control_system()",
-        )
-        .fetch_one(&mut connection)
-        .await?;
-        Ok(Identity { system, database })
-    })
-    .await
+    limited(async { identity(&mut connect(url).await?).await }).await
+}
+
+/// Who the target behind an open connection is.
+///
+/// # Errors
+/// The trouble that keeps it from answering.
+pub(crate) async fn identity(connection: &mut PgConnection) -> Result<Identity, Trouble> {
+    let sql = "select system_identifier::text, current_database()::text from pg_control_system()";
+    let (system, database) = sqlx::query_as(sql).fetch_one(connection).await?;
+    Ok(Identity { system, database })
 }
 
 /// Checks what cannot be mended from here.

@@ -7,6 +7,9 @@ use std::time::Duration;
 /// Making a slot waits for every transaction that is open; longer than this is said and tried again.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How often dropping a slot is tried that somebody takes again.
+const DROPS: usize = 3;
+
 /// A slot as the target shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Slot {
@@ -71,10 +74,17 @@ pub(crate) async fn create(connection: &mut PgConnection, name: &str) -> Result<
 /// # Errors
 /// `SLOT_IN_USE` where the reader may not be ended.
 pub(crate) async fn drop(connection: &mut PgConnection, name: &str) -> Result<(), Trouble> {
-    release(connection, name).await?;
     let sql = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1";
-    sqlx::query(sql).bind(name).execute(connection).await?;
-    Ok(())
+    for _ in 0..DROPS {
+        release(connection, name).await?;
+        match sqlx::query(sql).bind(name).execute(&mut *connection).await {
+            Ok(_) => return Ok(()),
+            // Somebody has taken it since it was released.
+            Err(sqlx::Error::Database(cause)) if cause.code().as_deref() == Some("55006") => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Trouble::slot_in_use())
 }
 
 /// Ends whoever reads the slot: an earlier leader that is gone or has been overtaken. Call it only as the leader.

@@ -82,7 +82,34 @@ fn decoded(text: &str) -> String {
         .unwrap_or_default()
 }
 
+/// As it stands in a URL. `byte_serialize` writes a blank as `+`, which stands for itself outside of queries.
+fn encoded(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+}
+
 impl TargetUrl {
+    /// The whole URL with its password, to be sealed.
+    pub(crate) fn to_text(&self) -> String {
+        let (user, password, database) =
+            (encoded(&self.user), encoded(&self.password), encoded(&self.database));
+        let (host, port) = (self.bracketed_host(), self.port);
+        let mut text =
+            format!("postgresql://{user}:{password}@{host}:{port}/{database}?sslmode={}", self.ssl_mode);
+        if let Some(ca) = &self.ca {
+            text.push_str("&sslrootcert=");
+            text.push_str(&encoded(ca));
+        }
+        text
+    }
+
+    fn bracketed_host(&self) -> String {
+        if self.host.contains(':') && !self.host.starts_with('[') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        }
+    }
+
     /// The database's name.
     pub fn database(&self) -> &str {
         &self.database
@@ -141,15 +168,7 @@ impl TargetUrl {
     }
 
     fn replication_url(&self, ca: Option<&str>, connect_timeout: Duration) -> String {
-        let encoded =
-            |text: &str| -> String { url::form_urlencoded::byte_serialize(text.as_bytes()).collect() };
-        // `byte_serialize` writes a blank as `+`, which stands for itself here.
-        let encoded = |text: &str| encoded(text).replace('+', "%20");
-        let host = if self.host.contains(':') && !self.host.starts_with('[') {
-            format!("[{}]", self.host)
-        } else {
-            self.host.clone()
-        };
+        let host = self.bracketed_host();
         let mut url = format!(
             "postgresql://{}:{}@{host}:{}/{}?replication=database&sslmode={}&connect_timeout={}\
              &keepalives_idle=20&tcp_user_timeout=20000",
@@ -186,13 +205,16 @@ mod tests {
         let replication = url.replication_url(Some("system"), Duration::from_secs(5));
         assert!(replication.starts_with("postgresql://us%40er:p%2Bw%20d%2B@db.example:6432/my%20db?"));
         assert!(replication.ends_with("&sslrootcert=system"));
+        assert_eq!(url.to_text().parse(), Ok(url.clone()));
         assert!(!format!("{url:?}").contains("p+w"));
     }
 
     #[test]
     fn takes_an_inline_ca() {
         let url = format!("postgres://u@h/d?sslrootcert={PEM}%0AAAA%0A-----END%20CERTIFICATE-----");
-        assert!(url.parse::<TargetUrl>().expect("allowed").ca.is_some_and(|ca| ca.contains('\n')));
+        let url = url.parse::<TargetUrl>().expect("allowed");
+        assert!(url.ca.as_ref().is_some_and(|ca| ca.contains('\n')));
+        assert_eq!(url.to_text().parse(), Ok(url));
     }
 
     #[test]

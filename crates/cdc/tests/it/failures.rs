@@ -153,7 +153,7 @@ async fn role(harness: &Harness, attributes: &str) -> String {
     let mut url = url::Url::parse(&harness.target.url).unwrap();
     url.set_username(&role).unwrap();
     url.set_password(Some("secret")).unwrap();
-    harness.targets.lock()[0].url = url.to_string();
+    harness.targets.lock()[0].url = Ok(url.to_string());
     role
 }
 
@@ -267,10 +267,10 @@ async fn an_unusable_or_unreachable_url_is_shown() {
     let harness = Harness::new(ORDERS).await;
     harness.mapping(json!({})).await;
     let good = harness.targets.lock()[0].url.clone();
-    harness.targets.lock()[0].url = "postgres://u@%2Ftmp/d".to_owned();
+    harness.targets.lock()[0].url = Ok("postgres://u@%2Ftmp/d".to_owned());
     let running = harness.start();
     harness.status_where("bad url", |s| s.code.as_deref() == Some("TARGET_URL")).await;
-    harness.targets.lock()[0].url = "postgres://nobody:secret@127.0.0.1:1/nowhere".to_owned();
+    harness.targets.lock()[0].url = Ok("postgres://nobody:secret@127.0.0.1:1/nowhere".to_owned());
     let status = harness.status_where("unreachable", |s| s.code.as_deref() == Some("UNREACHABLE")).await;
     let said = format!("{status:?}");
     assert!(!said.contains("secret") && !said.contains("nowhere"), "{said}");

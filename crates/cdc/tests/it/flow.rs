@@ -199,7 +199,7 @@ async fn one_target_of_two_scopes_has_one_reader() {
     let mut second = harness.targets.lock()[0].clone();
     second.scope = staging.clone();
     // Another URL of the same database.
-    second.url = second.url.replace("127.0.0.1", "localhost");
+    second.url = second.url.map(|url| url.replace("127.0.0.1", "localhost"));
     harness.targets.lock().push(second);
     let id = harness.mapping(json!({})).await;
     let definition: MappingDefinition =

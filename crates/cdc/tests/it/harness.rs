@@ -1,9 +1,11 @@
 //! A platform, a target, and the service between them.
 
 use crate::recording::RecordingLog;
-use cdc::{CdcService, CdcSettings, CdcTarget, Manage, Names, TargetSource};
+use cdc::{CdcParts, CdcService, CdcSettings, CdcTarget, Manage, Names, TargetSource};
 use database::{
     Pool,
+    leader::PostgresLeader,
+    sealing::Sealer,
     tables::{
         cdc::{self as cdc_tables, MappingState, ReaderState, ReaderStatus},
         mappings,
@@ -16,9 +18,16 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use shared_types::{AppId, Environment, MappingId, Scope, mapping::MappingDefinition};
 use sqlx::AssertSqlSafe;
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 use testkit::TestDatabase;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// Longer than anything here takes.
@@ -56,22 +65,29 @@ pub struct Harness {
     pub log: Arc<RecordingLog>,
     pub targets: Arc<Mutex<Vec<CdcTarget>>>,
     installation: String,
+    looks: Arc<AtomicUsize>,
 }
 
 impl Harness {
     /// A fresh platform and a fresh target in which `sql` has been run.
     pub async fn new(sql: &str) -> Self {
         let (platform, target) = (testkit::database().await, testkit::empty_database().await);
-        let targets = vec![CdcTarget { scope: scope(), url: target.url.clone(), manage: Manage::Allowed }];
+        let targets = vec![CdcTarget::of_settings(scope(), target.url.clone(), Manage::Allowed)];
         let harness = Self {
             installation: target.name.clone(),
             platform,
             target,
             log: RecordingLog::new(),
             targets: Arc::new(Mutex::new(targets)),
+            looks: Arc::default(),
         };
         harness.sql(sql).await;
         harness
+    }
+
+    /// How often the services have looked for targets.
+    pub fn looks(&self) -> usize {
+        self.looks.load(Ordering::Relaxed)
     }
 
     /// The slot and the publication.
@@ -122,15 +138,25 @@ impl Harness {
             installation: self.installation.clone(),
             holder: format!("holder-{}", rand::random::<u32>()),
         };
-        let targets = self.targets.clone();
+        let (targets, looks) = (self.targets.clone(), self.looks.clone());
         let source: TargetSource = Arc::new(move || {
             let targets = targets.lock().clone();
+            looks.fetch_add(1, Ordering::Relaxed);
             Box::pin(async move { Ok(targets) })
         });
         let router = EventRouter::new(log, metrics.clone());
-        let service = CdcService::new(self.platform.pool.clone(), router, metrics, settings, source);
-        let stop = CancellationToken::new();
-        Running { task: tokio::spawn(service.run(stop.clone())), stop }
+        let (stop, pool) = (CancellationToken::new(), self.platform.pool.clone());
+        let stopping = stop.clone();
+        let task = tokio::spawn(async move {
+            let (mut tasks, ending) = (JoinSet::new(), CancellationToken::new());
+            let leader = PostgresLeader::start(pool.clone(), &mut tasks, ending.clone());
+            let sealer = Arc::new(Sealer::new(&[7; 32]));
+            let parts = CdcParts { pool, router, metrics, sealer, leader };
+            CdcService::new(parts, settings, source).run(stopping).await;
+            ending.cancel();
+            while tasks.join_next().await.is_some() {}
+        });
+        Running { task, stop }
     }
 
     /// Starts the service and waits until all its mappings are live.

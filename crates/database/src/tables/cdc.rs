@@ -1,7 +1,6 @@
-//! Subscriptions of mappings, whether a scope's target is to be read, what its reader says of itself, and which
-//! slots were made when.
+//! Subscriptions of mappings, whether a scope's target is to be read, and what its reader says of itself.
 //!
-//! [`version`], [`stopped`] and the slots belong to no scope; [`stopped`] answers scopes.
+//! [`version`] and [`stopped`] belong to no scope; [`stopped`] answers scopes.
 
 use crate::DatabaseError;
 use serde::{Deserialize, Serialize};
@@ -359,50 +358,6 @@ pub async fn set_active(
             (extract(epoch from updated_at) * 1000)::bigint as updated_at";
     let query = sqlx::query_as(sql).bind(scope.application().as_str()).bind(scope.environment().as_str());
     Ok(query.bind(subscription).bind(active).fetch_optional(executor).await?)
-}
-
-/// When the slot was made, as its maker noted it.
-///
-/// # Errors
-/// Only those of the database.
-pub async fn slot_creation(
-    executor: impl PgExecutor<'_>,
-    system_identifier: &str,
-    slot: &str,
-) -> Result<Option<String>, DatabaseError> {
-    let sql = "select creation from cdc_slots where system_identifier = $1 and slot = $2";
-    Ok(sqlx::query_scalar(sql).bind(system_identifier).bind(slot).fetch_optional(executor).await?)
-}
-
-/// Notes when the slot was made.
-///
-/// # Errors
-/// Only those of the database.
-pub async fn note_slot_creation(
-    executor: impl PgExecutor<'_>,
-    system_identifier: &str,
-    slot: &str,
-    creation: &str,
-) -> Result<(), DatabaseError> {
-    let sql = "
-        insert into cdc_slots (system_identifier, slot, creation) values ($1, $2, $3)
-        on conflict (system_identifier, slot) do update set creation = excluded.creation, created_at = now()";
-    sqlx::query(sql).bind(system_identifier).bind(slot).bind(creation).execute(executor).await?;
-    Ok(())
-}
-
-/// Forgets a slot that was given up.
-///
-/// # Errors
-/// Only those of the database.
-pub async fn forget_slot(
-    executor: impl PgExecutor<'_>,
-    system_identifier: &str,
-    slot: &str,
-) -> Result<(), DatabaseError> {
-    let sql = "delete from cdc_slots where system_identifier = $1 and slot = $2";
-    sqlx::query(sql).bind(system_identifier).bind(slot).execute(executor).await?;
-    Ok(())
 }
 
 /// System identifier and name of the platform's own database.

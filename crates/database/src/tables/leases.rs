@@ -10,6 +10,9 @@ use sqlx::{
 };
 use std::time::Duration;
 
+/// The channel on which the names of leases are told that were given back.
+pub const FREED: &str = "realtime_leases";
+
 /// A database session, for as long as it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromRow)]
 pub struct LeaseSession {
@@ -30,7 +33,8 @@ pub async fn session(executor: impl PgExecutor<'_>) -> Result<LeaseSession, Data
 
 /// Takes the lease `name` for `holder` where nobody holds it, and answers its new term, higher than all before.
 ///
-/// Time is the database's, so that holders' clocks do not matter.
+/// Time is the database's, so that holders' clocks do not matter. Of the sessions of another user the database does
+/// not tell when they began: such a holder counts as alive until its lease runs out.
 ///
 /// # Errors
 /// Only those of the database.
@@ -49,7 +53,8 @@ pub async fn acquire(
                 backend_pid = excluded.backend_pid, backend_start = excluded.backend_start
             where l.holder is null or l.expires_at < clock_timestamp()
                 or (l.backend_pid is not null and not exists (select from pg_stat_activity a
-                    where a.pid = l.backend_pid and a.backend_start = l.backend_start))
+                    where a.pid = l.backend_pid
+                        and (a.backend_start = l.backend_start or a.backend_start is null)))
         returning term";
     let term: Option<i64> = sqlx::query_scalar(sql)
         .bind(name)
@@ -88,12 +93,15 @@ pub async fn renew(
     Ok(done.rows_affected() > 0)
 }
 
-/// Gives the lease back, so that another can take it at once.
+/// Gives the lease back, so that another can take it at once, and tells those who wait on [`FREED`].
 ///
 /// # Errors
 /// Only those of the database.
 pub async fn release(executor: impl PgExecutor<'_>, name: &str, term: u64) -> Result<(), DatabaseError> {
-    let sql = "update leases set holder = null where name = $1 and term = $2";
-    sqlx::query(sql).bind(name).bind(i64::try_from(term).unwrap_or(i64::MAX)).execute(executor).await?;
+    let sql = "
+        with given_back as (update leases set holder = null where name = $1 and term = $2 returning name)
+        select pg_notify($3, name) from given_back";
+    let query = sqlx::query(sql).bind(name).bind(i64::try_from(term).unwrap_or(i64::MAX));
+    query.bind(FREED).execute(executor).await?;
     Ok(())
 }

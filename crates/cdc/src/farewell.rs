@@ -1,0 +1,71 @@
+//! Giving up the slot of a target that nobody names any more.
+
+use crate::{
+    lead::lease_name,
+    service::CdcParts,
+    target::{self, TargetUrl, publication, slot},
+    trouble::Trouble,
+};
+use database::tables::cdc_slots::{self, RegisteredSlot};
+use shared_types::Scope;
+use std::time::Duration;
+
+/// How long giving a slot up may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How a scope stands in the registry of slots.
+pub(crate) fn scope_text(scope: &Scope) -> String {
+    format!("{}/{}", scope.application(), scope.environment())
+}
+
+/// What the URL of a registered slot is sealed for.
+pub(crate) fn sealing_context(system: &str, slot: &str) -> String {
+    format!("cdc_slots/{system}/{slot}/url")
+}
+
+/// A slot to be given up.
+pub(crate) struct Farewell {
+    pub parts: CdcParts,
+    pub holder: String,
+    pub slot: RegisteredSlot,
+}
+
+impl Farewell {
+    /// Drops slot and publication and forgets them, as their leader. Where that fails they stay, and it is said.
+    pub async fn say(self) {
+        let lease = lease_name(&self.slot.system_identifier, &self.slot.slot);
+        let Ok(Some(term)) = self.parts.leader.acquire(&lease, &self.holder).await else { return };
+        match tokio::time::timeout(PATIENCE, self.give_up()).await {
+            Ok(Ok(())) => tracing::info!(cdc.slot = self.slot.slot, "gave the target up"),
+            Ok(Err(trouble)) => {
+                tracing::warn!(%trouble, cdc.slot = self.slot.slot, "a slot that nobody needs stays behind")
+            }
+            Err(_) => tracing::warn!(cdc.slot = self.slot.slot, "a slot that nobody needs stays behind"),
+        }
+        if let Err(error) = self.parts.leader.release(&lease, term).await {
+            tracing::debug!(%error, lease, "could not hand the lease back");
+        }
+    }
+
+    async fn give_up(&self) -> Result<(), Trouble> {
+        let (system, name) = (&self.slot.system_identifier, &self.slot.slot);
+        let sealed = self.slot.sealed_url.as_deref().unwrap_or_default();
+        let url: TargetUrl = self
+            .parts
+            .sealer
+            .open(sealed, &sealing_context(system, name))
+            .map_err(Trouble::platform)?
+            .parse()
+            .map_err(|_| {
+                Trouble::new("TARGET_URL", "the target's URL cannot be used", "drop the slot by hand")
+            })?;
+        let mut connection = target::connect(&url).await?;
+        if target::limited(target::identity(&mut connection)).await?.system == *system {
+            target::limited(slot::drop(&mut connection, name)).await?;
+            if self.slot.manages {
+                target::limited(publication::drop(&mut connection, &self.slot.publication)).await?;
+            }
+        }
+        cdc_slots::forget(&self.parts.pool, system, name).await.map_err(Trouble::platform)
+    }
+}

@@ -1,0 +1,136 @@
+//! `cdc_slots`: the replication slots that this installation has made in targets.
+//!
+//! A slot belongs to a target and not to a scope; several scopes can share it. A row outlives the naming of its
+//! target, so that the slot can be given up by whoever comes by.
+
+use super::cdc::Gap;
+use crate::DatabaseError;
+use sqlx::{FromRow, PgExecutor, types::Json};
+
+/// A slot with what it takes to reach it.
+#[derive(Clone, Debug, FromRow)]
+pub struct RegisteredSlot {
+    /// The cluster's system identifier.
+    pub system_identifier: String,
+    /// The slot's name.
+    pub slot: String,
+    /// The target's database.
+    pub database_name: String,
+    /// The publication that goes with it.
+    pub publication: String,
+    /// Whether the publication is ours to drop.
+    pub manages: bool,
+    /// The target's URL, sealed; `None` where only some processes know it.
+    pub sealed_url: Option<String>,
+    /// Who named the target last, each as `application/environment`.
+    pub scopes: Vec<String>,
+}
+
+/// What was noted of a slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlotNote {
+    /// When it was made, as its maker noted it; `None` while it is being made.
+    pub creation: Option<String>,
+    /// What was lost with the one before; its `to_lsn` is empty until this one is made.
+    pub gap: Option<Gap>,
+}
+
+/// What was noted of a slot; `None` where it is not known.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn note(
+    executor: impl PgExecutor<'_>,
+    system_identifier: &str,
+    slot: &str,
+) -> Result<Option<SlotNote>, DatabaseError> {
+    let sql = "select creation, gap from cdc_slots where system_identifier = $1 and slot = $2";
+    let row: Option<(Option<String>, Option<Json<Gap>>)> =
+        sqlx::query_as(sql).bind(system_identifier).bind(slot).fetch_optional(executor).await?;
+    Ok(row.map(|(creation, gap)| SlotNote { creation, gap: gap.map(|gap| gap.0) }))
+}
+
+/// Registers a slot before it is made, or renews how its target is reached.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn register(executor: impl PgExecutor<'_>, slot: &RegisteredSlot) -> Result<(), DatabaseError> {
+    let sql = "
+        insert into cdc_slots (system_identifier, slot, database_name, publication, manages, sealed_url, scopes)
+        values ($1, $2, $3, $4, $5, $6, $7)
+        on conflict (system_identifier, slot) do update
+            set database_name = excluded.database_name, publication = excluded.publication,
+                manages = excluded.manages, sealed_url = excluded.sealed_url, scopes = excluded.scopes";
+    sqlx::query(sql)
+        .bind(&slot.system_identifier)
+        .bind(&slot.slot)
+        .bind(&slot.database_name)
+        .bind(&slot.publication)
+        .bind(slot.manages)
+        .bind(&slot.sealed_url)
+        .bind(&slot.scopes)
+        .execute(executor)
+        .await?;
+    Ok(())
+}
+
+/// Notes that the slot of now is lost, before another takes its place: should the maker die in between, the next one
+/// still says the gap.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn note_loss(
+    executor: impl PgExecutor<'_>,
+    system_identifier: &str,
+    slot: &str,
+    gap: &Gap,
+) -> Result<(), DatabaseError> {
+    let sql = "update cdc_slots set creation = null, gap = $3 where system_identifier = $1 and slot = $2";
+    sqlx::query(sql).bind(system_identifier).bind(slot).bind(Json(gap)).execute(executor).await?;
+    Ok(())
+}
+
+/// Notes that the slot was made at `lsn`, which ends a gap that is open.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn note_creation(
+    executor: impl PgExecutor<'_>,
+    system_identifier: &str,
+    slot: &str,
+    creation: &str,
+    gap: Option<&Gap>,
+) -> Result<(), DatabaseError> {
+    let sql = "
+        update cdc_slots set creation = $3, gap = $4, created_at = now()
+        where system_identifier = $1 and slot = $2";
+    let query = sqlx::query(sql).bind(system_identifier).bind(slot).bind(creation);
+    query.bind(gap.map(Json)).execute(executor).await?;
+    Ok(())
+}
+
+/// Forgets a slot that was given up.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn forget(
+    executor: impl PgExecutor<'_>,
+    system_identifier: &str,
+    slot: &str,
+) -> Result<(), DatabaseError> {
+    let sql = "delete from cdc_slots where system_identifier = $1 and slot = $2";
+    sqlx::query(sql).bind(system_identifier).bind(slot).execute(executor).await?;
+    Ok(())
+}
+
+/// All slots that any process may give up.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn reachable(executor: impl PgExecutor<'_>) -> Result<Vec<RegisteredSlot>, DatabaseError> {
+    let sql = "
+        select system_identifier, slot, database_name, publication, manages, sealed_url, scopes
+        from cdc_slots where sealed_url is not null and database_name is not null and publication is not null
+        order by system_identifier, slot";
+    Ok(sqlx::query_as(sql).fetch_all(executor).await?)
+}
