@@ -4,6 +4,7 @@
 //! that every implementation passes. Knows no database and no broker. Events enter by [`EventLog::append`] and
 //! leave by history, live readers and side-effect readers.
 
+mod backlog;
 mod entry;
 mod error;
 mod port;
@@ -11,9 +12,10 @@ mod port;
 #[cfg(feature = "contract")]
 pub mod contract;
 
+pub use backlog::{ALERT_SHARE, BacklogNews, BacklogWatch};
 pub use entry::{Entry, Identity, Outcome, SourcePosition, StoredEvent, TopicKey, partition_of};
 pub use error::LogError;
 pub use port::{
-    EventLog, HistoryPage, HistoryQuery, LiveReader, LiveWatch, PageLimit, Reach, SideEffect,
+    Condition, EventLog, HistoryPage, HistoryQuery, LiveReader, LiveWatch, PageLimit, Reach, SideEffect,
     SideEffectReader, Start,
 };

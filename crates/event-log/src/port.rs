@@ -133,4 +133,20 @@ pub trait EventLog: Send + Sync {
 
     /// The number of partitions of the side-effect log.
     fn partitions(&self) -> u16;
+
+    /// How the servers are that hold the log, beyond the platform's own database: none where there are no others.
+    fn conditions(&self) -> Vec<Condition> {
+        Vec::new()
+    }
+}
+
+/// How a server is that holds the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Which server: `redis`.
+    pub name: &'static str,
+    /// Whether it can be used.
+    pub ok: bool,
+    /// What is missing, or what of its settings can lose data.
+    pub message: Option<String>,
 }

@@ -14,7 +14,7 @@ pub mod topics;
 use std::sync::Arc;
 
 use prometheus::{
-    Encoder, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
+    Encoder, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 
 use lag::CdcLag;
@@ -121,6 +121,10 @@ pub struct Metrics {
     pub append_seconds: Histogram,
     /// `realtime_log_gaps_total`: gaps in a topic's offsets met by a live reader.
     pub log_gaps: IntCounter,
+    /// `realtime_log_history_shortened_total`: events whose history ended early because memory ran short.
+    pub log_history_shortened: IntCounter,
+    /// `realtime_log_backlog_ratio`: what side-effect readers have yet to read, as a share of the limit (0 to 1).
+    pub log_backlog_ratio: Gauge,
     /// `realtime_subscriptions`: subscriptions held by this process's connections.
     pub subscriptions: IntGauge,
     /// `realtime_cdc_rows_total`: row changes read from replication streams.
@@ -131,6 +135,8 @@ pub struct Metrics {
     pub cdc_filtered: IntCounter,
     /// `realtime_cdc_failed_total`: row changes that a mapping could not be evaluated against.
     pub cdc_failed: IntCounter,
+    /// `realtime_cdc_unrecorded_total`: row changes left out of the event history, because it could not keep up.
+    pub cdc_unrecorded: IntCounter,
     /// `realtime_cdc_interruptions_total`: replication streams that ended and were begun again.
     pub cdc_interruptions: IntCounter,
 }
@@ -220,6 +226,16 @@ impl Metrics {
                 "realtime_log_gaps_total",
                 "Gaps in a topic's offsets met by live readers",
             ),
+            log_history_shortened: registry::counter(
+                r,
+                "realtime_log_history_shortened_total",
+                "Events whose history ended early because memory ran short",
+            ),
+            log_backlog_ratio: registry::float_gauge(
+                r,
+                "realtime_log_backlog_ratio",
+                "What side-effect readers have yet to read of the event log, as a share of its limit",
+            ),
             subscriptions: registry::gauge(
                 r,
                 "realtime_subscriptions",
@@ -240,6 +256,11 @@ impl Metrics {
                 r,
                 "realtime_cdc_failed_total",
                 "Row changes that a mapping does not fit",
+            ),
+            cdc_unrecorded: registry::counter(
+                r,
+                "realtime_cdc_unrecorded_total",
+                "Row changes left out of the event history of change data capture",
             ),
             cdc_interruptions: registry::counter(
                 r,

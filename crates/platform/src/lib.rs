@@ -85,8 +85,11 @@ impl Platform {
         }
         let metrics = Metrics::new();
         let tasks = Tasks::default();
-        let settings =
-            LogSettings { history: config.event_log.history, backlog_bytes: config.event_log.backlog_bytes };
+        let settings = LogSettings {
+            history: config.event_log.history,
+            backlog_bytes: config.event_log.backlog_bytes,
+            ..LogSettings::default()
+        };
         let stop = tasks.stopping();
         let log: Arc<dyn EventLog> = tasks.spawn_with(|set| {
             PostgresEventLog::start(pool.clone(), settings, metrics.clone(), set, stop.clone())

@@ -8,6 +8,10 @@ use shared_types::{Problem, TopicName, Violation};
 pub const MAX_DESCRIPTION_BYTES: usize = 2_000;
 /// The longest owner, in bytes.
 pub const MAX_OWNER_BYTES: usize = 200;
+/// The shortest history of a topic, in seconds.
+pub const MIN_HISTORY_SECONDS: i64 = 60;
+/// The longest history of a topic, in seconds: 365 days.
+pub const MAX_HISTORY_SECONDS: i64 = 31_536_000;
 /// What only documents publish.
 const SYNC: &str = "sync.";
 /// Types of the platform's own events.
@@ -22,27 +26,39 @@ pub struct NewTopic {
     pub description: String,
     /// Who answers for it.
     pub owner: String,
+    /// How long its events are kept, in seconds; as long as the server keeps every topic's where absent.
+    pub history_seconds: Option<i32>,
 }
 
 impl NewTopic {
-    /// Checks name, description and owner.
+    /// Checks name, description, owner and history.
     ///
     /// # Errors
     /// `INVALID_TOPIC` for the name, `VALIDATION_FAILED` naming the other fields.
-    pub fn check(name: &str, description: &str, owner: &str) -> Result<Self, Problem> {
+    pub fn check(
+        name: &str,
+        description: &str,
+        owner: &str,
+        history_seconds: Option<i64>,
+    ) -> Result<Self, Problem> {
         let name = TopicName::parse_registered(name)?;
-        check_change(Some(description), Some(owner))?;
-        Ok(Self { name, description: description.trim().to_owned(), owner: owner.trim().to_owned() })
+        let history_seconds = check_change(Some(description), Some(owner), history_seconds)?;
+        let (description, owner) = (description.trim().to_owned(), owner.trim().to_owned());
+        Ok(Self { name, description, owner, history_seconds })
     }
 }
 
-/// Checks what is to be changed of a topic.
+/// Checks what is to be changed of a topic; answers the history's length as it is stored.
 ///
 /// # Errors
 /// `VALIDATION_FAILED` naming the fields.
-pub fn check_change(description: Option<&str>, owner: Option<&str>) -> Result<(), Problem> {
+pub fn check_change(
+    description: Option<&str>,
+    owner: Option<&str>,
+    history_seconds: Option<i64>,
+) -> Result<Option<i32>, Problem> {
     let fields = [("description", description, MAX_DESCRIPTION_BYTES), ("owner", owner, MAX_OWNER_BYTES)];
-    let broken: Vec<Violation> = fields
+    let mut broken: Vec<Violation> = fields
         .into_iter()
         .filter_map(|(path, text, max)| {
             let text = text?;
@@ -52,7 +68,15 @@ pub fn check_change(description: Option<&str>, owner: Option<&str>) -> Result<()
             })
         })
         .collect();
-    if broken.is_empty() { Ok(()) } else { Err(Problem::fields(broken)) }
+    let fits = |seconds: &i64| (MIN_HISTORY_SECONDS..=MAX_HISTORY_SECONDS).contains(seconds);
+    if history_seconds.is_some_and(|seconds| !fits(&seconds)) {
+        let rule = format!("must be a number of seconds from {MIN_HISTORY_SECONDS} to {MAX_HISTORY_SECONDS}");
+        broken.push(Violation::new("historySeconds", rule));
+    }
+    if !broken.is_empty() {
+        return Err(Problem::fields(broken));
+    }
+    Ok(history_seconds.and_then(|seconds| i32::try_from(seconds).ok()))
 }
 
 /// Whether clients may publish events of type `kind` to `topic`.
@@ -69,17 +93,35 @@ pub fn check_publishable(topic: &TopicName, kind: &str) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Whether a row of an outbox may be an event of type `kind` in `topic`: of the customer's database, so that only what
+/// is the documents' own is refused.
+///
+/// # Errors
+/// `FORBIDDEN` for topics and types of documents.
+pub fn check_outbox(topic: &TopicName, kind: &str) -> Result<(), Problem> {
+    if topic.as_str().starts_with(SYNC) {
+        return Err(Problem::forbidden("topic: what begins with sync. is published by documents only"));
+    }
+    if kind.starts_with(SYNC) {
+        return Err(Problem::forbidden("type: what begins with sync. is the documents' own"));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_broken_field_is_named() {
-        let problem = check_change(Some(" "), Some(&"x".repeat(201))).expect_err("both");
+        let problem = check_change(Some(" "), Some(&"x".repeat(201)), Some(59)).expect_err("all");
         let paths: Vec<&str> = problem.details.iter().map(|detail| detail.path.as_str()).collect();
-        assert_eq!(paths, ["description", "owner"]);
-        assert_eq!(NewTopic::check("session", "d", "o").expect_err("no dot").code, "INVALID_TOPIC");
-        assert!(NewTopic::check("session.status", "d", "o").is_ok());
+        assert_eq!(paths, ["description", "owner", "historySeconds"]);
+        assert_eq!(NewTopic::check("session", "d", "o", None).expect_err("no dot").code, "INVALID_TOPIC");
+        let topic = NewTopic::check("session.status", "d", "o", Some(60)).expect("all is well");
+        assert_eq!(topic.history_seconds, Some(60));
+        assert!(check_change(None, None, Some(31_536_001)).is_err());
+        assert_eq!(check_change(None, None, Some(31_536_000)).expect("a year"), Some(31_536_000));
     }
 
     #[test]
@@ -90,5 +132,8 @@ mod tests {
         assert!(check_publishable(&topic("order.updated"), "database.insert").is_err());
         assert!(check_publishable(&topic("order.updated"), "sync.updated").is_err());
         assert!(check_publishable(&topic("order.updated"), "synced").is_ok());
+        assert!(check_outbox(&topic("order.updated"), "database.insert").is_ok());
+        assert!(check_outbox(&topic("sync.notes.updated"), "message").is_err());
+        assert!(check_outbox(&topic("order.updated"), "sync.updated").is_err());
     }
 }

@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use database::{migrate, pool};
+use event_log::ALERT_SHARE;
 use serde::Serialize;
 use std::time::Duration;
 use utoipa::ToSchema;
@@ -56,11 +57,11 @@ pub struct Readiness {
 /// One part that is needed.
 #[derive(Serialize, ToSchema)]
 pub struct Part {
-    /// `postgres`, `migrations`, `keys`, `server`.
+    /// `postgres`, `migrations`, `keys`, `server`, `event_log`.
     name: &'static str,
     /// Whether it is there.
     ok: bool,
-    /// What is missing, and the cure.
+    /// What is missing, or will be, and the cure.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
 }
@@ -69,7 +70,7 @@ pub struct Part {
 #[utoipa::path(get, path = "/ready", tag = "operation",
     responses((status = 200, body = Readiness), (status = 503, body = Readiness, description = "what is missing")))]
 pub(super) async fn ready(State(state): State<AppState>) -> Response {
-    let parts = vec![postgres(&state).await, migrations(&state).await, keys(&state), server(&state)];
+    let parts = vec![postgres(&state).await, migrations(&state).await, keys(&state), server(&state), event_log(&state)];
     let ok = parts.iter().all(|part| part.ok);
     let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { status: if ok { "ready" } else { "not_ready" }, parts })).into_response()
@@ -104,6 +105,19 @@ fn keys(state: &AppState) -> Part {
 fn server(state: &AppState) -> Part {
     let missing = state.is_draining().then(|| "the server is stopping".to_owned());
     Part { name: "server", ok: missing.is_none(), message: missing }
+}
+
+/// Events can be read whatever the backlog, so that a full one does not take this instance out of service.
+fn event_log(state: &AppState) -> Part {
+    let share = state.metrics.log_backlog_ratio.get();
+    let message = (share >= ALERT_SHARE).then(|| {
+        let percent = (share * 100.0).round();
+        format!(
+            "side-effect readers are behind: {percent} % of the limit, at which appends are refused; see that workers \
+             run, or raise LOG_BACKLOG_BYTES"
+        )
+    });
+    Part { name: "event_log", ok: true, message }
 }
 
 /// All metrics, in Prometheus's text format.

@@ -10,7 +10,7 @@ use super::{
     route::Route,
 };
 use crate::{gateway::Policy, state::AppState};
-use ::database::tables::topics::{self, NewTopic};
+use ::database::tables::topics::{self, NewTopic, TopicChange};
 use axum::{
     Json,
     extract::State,
@@ -18,7 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use event_log::{HistoryQuery, PageLimit, Reach, Start, TopicKey};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use shared_types::{ErrorKind, Position, Problem, TopicName, rights::Verb};
 use utoipa::{IntoParams, ToSchema};
@@ -46,6 +46,8 @@ pub struct TopicResource {
     owner: String,
     /// The schema version that events are checked against.
     active_schema_version: Option<i32>,
+    /// How long its events are kept, in seconds; null for as long as the server keeps every topic's.
+    history_seconds: Option<i32>,
     application_id: String,
     environment: String,
     /// Unix milliseconds.
@@ -61,6 +63,7 @@ impl From<topics::Topic> for TopicResource {
             description: row.description,
             owner: row.owner,
             active_schema_version: row.active_schema_version,
+            history_seconds: row.history_seconds,
             application_id: row.application_id,
             environment: row.environment,
             created_at: row.created_at,
@@ -71,7 +74,7 @@ impl From<topics::Topic> for TopicResource {
 
 /// A topic to register.
 #[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CreateTopic {
     /// Lower-case segments joined by dots: `session.status`.
     name: String,
@@ -79,6 +82,9 @@ pub struct CreateTopic {
     description: String,
     /// The team or service that answers for it.
     owner: String,
+    /// How long its events are kept, in seconds; as long as the server keeps every topic's where absent.
+    #[schema(minimum = 60, maximum = 31_536_000)]
+    history_seconds: Option<i64>,
 }
 
 /// What to change of a topic.
@@ -89,6 +95,15 @@ pub struct UpdateTopic {
     owner: Option<String>,
     /// A registered version of the topic's schema.
     active_schema_version: Option<i32>,
+    /// How long its events are kept, in seconds; null for as long as the server keeps every topic's.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<i64>, minimum = 60, maximum = 31_536_000)]
+    history_seconds: Option<Option<i64>>,
+}
+
+/// Tells a null from an absent field.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<i64>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
 
 /// The registered topics, by name.
@@ -114,13 +129,18 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Body<CreateTopic>,
 ) -> Result<Response, ApiError> {
-    let CreateTopic { name, description, owner } = &body.value;
-    let topic = topic_registry::NewTopic::check(name, description, owner)?;
+    let CreateTopic { name, description, owner, history_seconds } = &body.value;
+    let topic = topic_registry::NewTopic::check(name, description, owner, *history_seconds)?;
     let mut run = match idempotency::begin(&state, &grant, "POST /api/topics", &headers, &body.bytes).await? {
         Once::Replay(response) => return Ok(response),
         Once::Run(run) => run,
     };
-    let new = NewTopic { name: &topic.name, description: &topic.description, owner: &topic.owner };
+    let new = NewTopic {
+        name: &topic.name,
+        description: &topic.description,
+        owner: &topic.owner,
+        history_seconds: topic.history_seconds,
+    };
     let row = topics::insert(run.connection(), grant.scope(), &new).await.map_err(|error| {
         if error.violates("topics_pkey") {
             let message = format!("name: the topic {name} exists already");
@@ -153,13 +173,14 @@ pub(super) async fn update(
     body: Body<UpdateTopic>,
 ) -> Result<Json<TopicResource>, ApiError> {
     let change = body.value;
-    topic_registry::check_change(change.description.as_deref(), change.owner.as_deref())?;
+    let (description, owner) = (change.description.as_deref(), change.owner.as_deref());
+    let seconds = topic_registry::check_change(description, owner, change.history_seconds.flatten())?;
     if let Some(version) = change.active_schema_version {
         let rule = format!("the topic has no schema version {version}");
         return Err(Problem::field("activeSchemaVersion", rule).into());
     }
-    let (description, owner) = (change.description.as_deref(), change.owner.as_deref());
-    let row = topics::update(&state.pool, grant.scope(), &name, description, owner).await?;
+    let change = TopicChange { description, owner, history_seconds: change.history_seconds.map(|_| seconds) };
+    let row = topics::update(&state.pool, grant.scope(), &name, &change).await?;
     Ok(Json(row.ok_or_else(|| no_topic(&name))?.into()))
 }
 

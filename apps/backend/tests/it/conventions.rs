@@ -177,6 +177,16 @@ async fn health_readiness_and_metrics() {
     server.state.connections.store(42, std::sync::atomic::Ordering::Relaxed);
     assert_eq!(server.get("/api/socket/connections").by(&root).send().await.ok(), json!({ "count": 42 }));
 
+    // A growing backlog is said, and takes nobody out of service.
+    let backlog = |answer: &serde_json::Value| {
+        let parts = answer["parts"].as_array().unwrap();
+        parts.iter().find(|part| part["name"] == "event_log").unwrap().clone()
+    };
+    assert_eq!(backlog(&server.get("/ready").send().await.ok()), json!({ "name": "event_log", "ok": true }));
+    server.state.metrics.log_backlog_ratio.set(0.634);
+    let behind = backlog(&server.get("/ready").send().await.ok());
+    assert_eq!(behind["ok"], true);
+    assert!(behind["message"].as_str().unwrap().contains("63 %"), "{behind}");
     server.state.draining.store(true, std::sync::atomic::Ordering::Release);
     let stopping = server.get("/ready").send().await;
     assert_eq!(stopping.status, 503);

@@ -44,3 +44,36 @@ async fn names_follow_the_stricter_rule() {
     let long = json!({ "name": format!("a.{}", "b".repeat(254)), "description": "d", "owner": "o" });
     server.post("/api/topics", long).by(&editor).send().await.refused(413, "LIMIT_EXCEEDED");
 }
+
+#[tokio::test]
+async fn a_topics_history_has_a_length_of_its_own() {
+    let server = Server::start().await;
+    let editor = server.person(Role::Editor, None).await;
+    let new = |name: &str, seconds: serde_json::Value| json!({ "name": name, "description": "d", "owner": "o", "historySeconds": seconds });
+    let made = server.post("/api/topics", new("session.kept", json!(600))).by(&editor).send().await.ok();
+    assert_eq!(made["historySeconds"], 600);
+    let path = "/api/topics/session.kept";
+    for (change, wanted) in [
+        (json!({ "owner": "p" }), json!(600)),
+        (json!({ "historySeconds": 31_536_000 }), json!(31_536_000)),
+        (json!({ "historySeconds": null }), json!(null)),
+        (json!({ "historySeconds": 60 }), json!(60)),
+    ] {
+        let changed = server.patch(path, change).by(&editor).send().await.ok();
+        assert_eq!(changed["historySeconds"], wanted);
+        assert_eq!(server.get(path).by(&editor).send().await.ok(), changed);
+    }
+    let plain = json!({ "name": "session.plain", "description": "d", "owner": "o" });
+    let plain = server.post("/api/topics", plain).by(&editor).send().await.ok();
+    assert_eq!(plain["historySeconds"], json!(null));
+    for seconds in [json!(59), json!(0), json!(-1), json!(31_536_001), json!("600"), json!(1.5), json!({})] {
+        for call in [
+            server.post("/api/topics", new("session.bad", seconds.clone())),
+            server.patch(path, json!({ "historySeconds": seconds.clone() })),
+        ] {
+            let body = call.by(&editor).send().await.refused(400, "VALIDATION_FAILED");
+            assert_eq!(body["details"][0]["path"], "historySeconds", "{seconds}: {body}");
+        }
+    }
+    assert_eq!(server.get(path).by(&editor).send().await.ok()["historySeconds"], 60);
+}

@@ -39,15 +39,21 @@ const QUEUE: usize = 4096;
 /// How the log keeps and bounds what it stores.
 #[derive(Clone, Debug)]
 pub struct LogSettings {
-    /// How long a topic's history is kept.
+    /// How long a topic's history is kept, where the registry of topics does not say otherwise.
     pub history: Duration,
     /// How many bytes of events are kept at most; past it appends are refused where readers are behind.
     pub backlog_bytes: u64,
+    /// How often what is no longer kept is removed.
+    pub sweep_every: Duration,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { history: Duration::from_secs(24 * 3600), backlog_bytes: 20 << 30 }
+        Self {
+            history: Duration::from_secs(24 * 3600),
+            backlog_bytes: 20 << 30,
+            sweep_every: Duration::from_secs(10),
+        }
     }
 }
 
@@ -73,12 +79,18 @@ impl PostgresEventLog {
         let (notifier, notify) = notify::start(pool.clone());
         let full = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let (live, reader) = live::LiveHub::new(pool.clone(), commands.clone(), metrics.clone());
-        let writer =
-            writer::Writer::new(pool.clone(), queue, notifier, live.committed(), metrics, full.clone());
+        let writer = writer::Writer::new(
+            pool.clone(),
+            queue,
+            notifier,
+            live.committed(),
+            metrics.clone(),
+            full.clone(),
+        );
         tasks.spawn(writer.run(stop.clone()));
         tasks.spawn(notify);
         tasks.spawn(reader.run(stop.clone()));
-        tasks.spawn(retention::run(pool.clone(), settings, full, stop));
+        tasks.spawn(retention::Sweeper::new(pool.clone(), settings, full, metrics).run(stop));
         Arc::new(Self { pool, commands, live })
     }
 }

@@ -17,6 +17,8 @@ pub struct Topic {
     pub owner: String,
     /// The schema version that events are checked against.
     pub active_schema_version: Option<i32>,
+    /// How long its events are kept, in seconds; as long as the server keeps every topic's where absent.
+    pub history_seconds: Option<i32>,
     /// Its application.
     pub application_id: String,
     /// Its environment.
@@ -36,6 +38,19 @@ pub struct NewTopic<'a> {
     pub description: &'a str,
     /// Who answers for it.
     pub owner: &'a str,
+    /// How long its events are kept, in seconds, 60 to 31,536,000.
+    pub history_seconds: Option<i32>,
+}
+
+/// What to change of a topic: what is given.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TopicChange<'a> {
+    /// What its events say.
+    pub description: Option<&'a str>,
+    /// Who answers for it.
+    pub owner: Option<&'a str>,
+    /// How long its events are kept, in seconds; `Some(None)` for as long as the server keeps every topic's.
+    pub history_seconds: Option<Option<i32>>,
 }
 
 /// Inserts a topic.
@@ -48,13 +63,14 @@ pub async fn insert(
     topic: &NewTopic<'_>,
 ) -> Result<Topic, DatabaseError> {
     let sql = "
-        insert into topics (application_id, environment, name, description, owner)
-        values ($1, $2, $3, $4, $5)
-        returning name, description, owner, active_schema_version, application_id, environment,
+        insert into topics (application_id, environment, name, description, owner, history_seconds)
+        values ($1, $2, $3, $4, $5, $6)
+        returning name, description, owner, active_schema_version, history_seconds, application_id, environment,
             (extract(epoch from created_at) * 1000)::bigint as created_at,
             (extract(epoch from updated_at) * 1000)::bigint as updated_at";
     let query = sqlx::query_as(sql).bind(scope.application().as_str()).bind(scope.environment().as_str());
     let query = query.bind(topic.name.as_str()).bind(topic.description).bind(topic.owner);
+    let query = query.bind(topic.history_seconds);
     Ok(query.fetch_one(executor).await?)
 }
 
@@ -68,7 +84,7 @@ pub async fn find(
     name: &str,
 ) -> Result<Option<Topic>, DatabaseError> {
     let sql = "
-        select name, description, owner, active_schema_version, application_id, environment,
+        select name, description, owner, active_schema_version, history_seconds, application_id, environment,
             (extract(epoch from created_at) * 1000)::bigint as created_at,
             (extract(epoch from updated_at) * 1000)::bigint as updated_at
         from topics where application_id = $1 and environment = $2 and name = $3";
@@ -105,7 +121,7 @@ pub async fn list(
     limit: i64,
 ) -> Result<Vec<Topic>, DatabaseError> {
     let sql = "
-        select name, description, owner, active_schema_version, application_id, environment,
+        select name, description, owner, active_schema_version, history_seconds, application_id, environment,
             (extract(epoch from created_at) * 1000)::bigint as created_at,
             (extract(epoch from updated_at) * 1000)::bigint as updated_at
         from topics where application_id = $1 and environment = $2 and name > $3
@@ -122,18 +138,20 @@ pub async fn update(
     executor: impl PgExecutor<'_>,
     scope: &Scope,
     name: &str,
-    description: Option<&str>,
-    owner: Option<&str>,
+    change: &TopicChange<'_>,
 ) -> Result<Option<Topic>, DatabaseError> {
     let sql = "
         update topics
-        set description = coalesce($4, description), owner = coalesce($5, owner), updated_at = now()
+        set description = coalesce($4, description), owner = coalesce($5, owner),
+            history_seconds = case when $6 then $7 else history_seconds end, updated_at = now()
         where application_id = $1 and environment = $2 and name = $3
-        returning name, description, owner, active_schema_version, application_id, environment,
+        returning name, description, owner, active_schema_version, history_seconds, application_id, environment,
             (extract(epoch from created_at) * 1000)::bigint as created_at,
             (extract(epoch from updated_at) * 1000)::bigint as updated_at";
     let query = sqlx::query_as(sql).bind(scope.application().as_str()).bind(scope.environment().as_str());
-    Ok(query.bind(name).bind(description).bind(owner).fetch_optional(executor).await?)
+    let query = query.bind(name).bind(change.description).bind(change.owner);
+    let query = query.bind(change.history_seconds.is_some()).bind(change.history_seconds.flatten());
+    Ok(query.fetch_optional(executor).await?)
 }
 
 /// Removes a topic; whether it was there.

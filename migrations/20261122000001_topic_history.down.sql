@@ -1,0 +1,1 @@
+alter table topics drop column history_seconds;
