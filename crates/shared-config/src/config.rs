@@ -73,6 +73,15 @@ impl LogLevel {
     }
 }
 
+/// What an answered write to a document means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncWriteMode {
+    /// It is in Redis, where Redis is used, and goes to PostgreSQL right afterwards.
+    WriteBehind,
+    /// It is committed in PostgreSQL.
+    WriteThrough,
+}
+
 /// Everything that the platform is configured with. Secrets are redacted in its `Debug`.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -100,6 +109,8 @@ pub struct Config {
     pub event_log: EventLogConfig,
     /// `SYNC_DOC_TTL_SECONDS`: how long a clean document stays hot.
     pub sync_doc_ttl: Duration,
+    /// `SYNC_WRITE_MODE`: what an answered write to a document means.
+    pub sync_write_mode: SyncWriteMode,
     /// Change data capture.
     pub cdc: CdcConfig,
     /// What one server accepts.
@@ -151,6 +162,8 @@ pub struct CdcConfig {
     database_url: Option<Secret>,
     /// `CDC_POLL_INTERVAL_MS`: the interval of status reports and idle heartbeats.
     pub heartbeat: Duration,
+    /// `CDC_EVENTS_RETENTION_DAYS`: how long what became of each row change is kept; `None` for 0, not at all.
+    pub events_kept: Option<Duration>,
     /// `CDC_SLOT_NAME`, before the suffix of installation and database.
     pub slot_name: String,
 }
@@ -268,9 +281,17 @@ impl Config {
                 backlog_bytes: reader.integer("LOG_BACKLOG_BYTES"),
             },
             sync_doc_ttl: Duration::from_secs(reader.integer("SYNC_DOC_TTL_SECONDS")),
+            sync_write_mode: match reader.text("SYNC_WRITE_MODE").as_deref() {
+                Some("write-through") => SyncWriteMode::WriteThrough,
+                _ => SyncWriteMode::WriteBehind,
+            },
             cdc: CdcConfig {
                 database_url: reader.secret("CDC_DATABASE_URL"),
                 heartbeat: Duration::from_millis(reader.integer("CDC_POLL_INTERVAL_MS")),
+                events_kept: match reader.integer("CDC_EVENTS_RETENTION_DAYS") {
+                    0 => None,
+                    days => Some(Duration::from_secs(days * 24 * 3600)),
+                },
                 slot_name: reader.text("CDC_SLOT_NAME").unwrap_or_default(),
             },
             limits: read_limits(reader),

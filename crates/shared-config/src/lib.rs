@@ -15,7 +15,7 @@ pub mod variables;
 
 pub use config::{
     CdcConfig, Config, CorsOrigins, Environment, EventLogConfig, Limits, LogLevel, PostgresConfig,
-    RedisConfig,
+    RedisConfig, SyncWriteMode,
 };
 pub use document::{configuration_markdown, env_example};
 pub use problem::{ConfigErrors, Problem};

@@ -337,6 +337,15 @@ pub const VARIABLES: &[Variable] = {
             "TTL in seconds for hot sync documents in Redis (default: 10 minutes).",
         ),
         Variable::new(
+            "SYNC_WRITE_MODE",
+            Documents,
+            Kind::OneOf(&["write-behind", "write-through"]),
+            Some("write-behind"),
+            "What an answered write to a document means: it is in Redis (`write-behind`), or committed in PostgreSQL \
+             (`write-through`; the same as `X-Durability: committed` on every request). Without Redis every answered \
+             write is committed.",
+        ),
+        Variable::new(
             "CDC_DATABASE_URL",
             Cdc,
             POSTGRES_URL,
@@ -350,8 +359,15 @@ pub const VARIABLES: &[Variable] = {
             Cdc,
             integer(10, 60_000),
             Some("1000"),
-            "How often the reader reports its position and sends its heartbeat on an idle target, in \
-             milliseconds. Changes themselves are streamed, not polled.",
+            "How often the reader reports its state, in milliseconds (from 100 to 2000; what is beyond is taken for \
+             the nearest). Changes themselves are streamed, not polled.",
+        ),
+        Variable::new(
+            "CDC_EVENTS_RETENTION_DAYS",
+            Cdc,
+            integer(0, 365),
+            Some("7"),
+            "How many days what became of each row change is kept for the event history. 0: nothing is written down.",
         ),
         Variable::new(
             "CDC_SLOT_NAME",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared_config::{Config, CorsOrigins, Environment, LogLevel, Vars};
+use shared_config::{Config, CorsOrigins, Environment, LogLevel, SyncWriteMode, Vars};
 
 use crate::{minimal, vars, with};
 
@@ -21,9 +21,16 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(config.event_log.history, Duration::from_secs(24 * 60 * 60));
     assert_eq!(config.event_log.backlog_bytes, 20 * 1024 * 1024 * 1024);
     assert_eq!(config.sync_doc_ttl, Duration::from_secs(600));
+    assert_eq!(config.sync_write_mode, SyncWriteMode::WriteBehind);
     assert_eq!(config.cdc.database_url(), None);
     assert_eq!(config.cdc.heartbeat, Duration::from_millis(1000));
     assert_eq!(config.cdc.slot_name, "realtime_cdc_slot");
+}
+
+#[test]
+fn documents_may_be_written_through() {
+    let config = Config::from_vars(&with(minimal(), &[("SYNC_WRITE_MODE", "write-through")])).unwrap();
+    assert_eq!(config.sync_write_mode, SyncWriteMode::WriteThrough);
 }
 
 #[test]

@@ -1,0 +1,168 @@
+//! What changed between two states of a document, and how to go back.
+
+use crate::node::{Kind, Members, Node, Numbers, push_text, same};
+use crate::pointer::push_part;
+use std::collections::BTreeSet;
+
+/// The difference of two states.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Comparison {
+    /// `{ added, removed, changed }`: members of the top that are new, names of those that are gone, and
+    /// `{ from, to }` of those that differ. A member of an object is named by its dotted path in `changed`, without
+    /// `from` where it is new and without `to` where it is gone.
+    ///
+    /// A path is always unambiguous: where a name with a dot could make it mean two things, the object that holds it
+    /// is told as a whole.
+    pub diff: String,
+    /// A JSON array of `set` and `unset` operations that lead from the new state back to the old one.
+    pub undo: String,
+}
+
+/// Compares the texts of two objects.
+///
+/// Values are equal whatever the order of their members and the escapes in their texts; numbers are compared as
+/// written, so that what a client shows follows what is stored.
+pub fn compare(old: &str, new: &str) -> Comparison {
+    let (mut old, mut new) = (Node::of(old), Node::of(new));
+    let (mut none, mut nothing) = (Members::default(), Members::default());
+    let old = old.members_mut().unwrap_or(&mut none);
+    let new = new.members_mut().unwrap_or(&mut nothing);
+    let mut walk = Walk::new(old, new);
+    for (name, value) in new.iter() {
+        match old.get(name) {
+            None => walk.added(name, value),
+            Some(before) => walk.member(name, before, value),
+        }
+    }
+    for (name, value) in old.iter().filter(|(name, _)| !new.contains_key(*name)) {
+        walk.removed(name, value);
+    }
+    walk.finish()
+}
+
+/// The parts of the answer as they are found, each a comma-separated list.
+struct Walk {
+    added: String,
+    removed: String,
+    changed: String,
+    undo: String,
+    /// First parts of the top's names with a dot: an object of such a name is told as a whole.
+    ambiguous: BTreeSet<String>,
+}
+
+impl Walk {
+    fn new(old: &Members<'_>, new: &Members<'_>) -> Self {
+        let dotted = old.keys().chain(new.keys()).filter(|name| name.contains('.'));
+        let ambiguous =
+            dotted.flat_map(|name| name.match_indices('.').map(|(at, _)| name[..at].to_owned())).collect();
+        let (added, removed, changed, undo) = Default::default();
+        Self { added, removed, changed, undo, ambiguous }
+    }
+
+    fn added(&mut self, name: &str, value: &Node<'_>) {
+        separate(&mut self.added);
+        push_text(&mut self.added, name);
+        self.added.push(':');
+        value.write(&mut self.added);
+        self.undo(&pointer("", name), None);
+    }
+
+    fn removed(&mut self, name: &str, value: &Node<'_>) {
+        separate(&mut self.removed);
+        push_text(&mut self.removed, name);
+        self.undo(&pointer("", name), Some(value));
+    }
+
+    /// A member of the top that is in both.
+    fn member(&mut self, name: &str, old: &Node<'_>, new: &Node<'_>) {
+        if same(old, new, Numbers::AsWritten) {
+            return;
+        }
+        let pointer = pointer("", name);
+        if name.contains('.') || self.ambiguous.contains(name) {
+            self.changed(name, &pointer, Some(old), Some(new));
+        } else {
+            self.within(name, &pointer, old, new);
+        }
+    }
+
+    /// Two values that differ: as objects by their members, otherwise as a whole.
+    fn within(&mut self, path: &str, at: &str, old: &Node<'_>, new: &Node<'_>) {
+        let (mut before, mut after) = (old.clone(), new.clone());
+        let members = match (before.kind(), after.kind()) {
+            (Kind::Object, Kind::Object) => before.members_mut().zip(after.members_mut()),
+            _ => None,
+        };
+        let Some((before, after)) = members
+            .filter(|(before, after)| before.keys().chain(after.keys()).all(|name| !name.contains('.')))
+        else {
+            return self.changed(path, at, Some(old), Some(new));
+        };
+        for (name, value) in after.iter() {
+            let (path, at) = (format!("{path}.{name}"), pointer(at, name));
+            match before.get(name) {
+                None => self.changed(&path, &at, None, Some(value)),
+                Some(present) if same(present, value, Numbers::AsWritten) => {}
+                Some(present) => self.within(&path, &at, present, value),
+            }
+        }
+        for (name, value) in before.iter().filter(|(name, _)| !after.contains_key(*name)) {
+            self.changed(&format!("{path}.{name}"), &pointer(at, name), Some(value), None);
+        }
+    }
+
+    fn changed(&mut self, path: &str, at: &str, from: Option<&Node<'_>>, to: Option<&Node<'_>>) {
+        separate(&mut self.changed);
+        push_text(&mut self.changed, path);
+        self.changed.push_str(":{");
+        if let Some(from) = from {
+            self.changed.push_str("\"from\":");
+            from.write(&mut self.changed);
+        }
+        if let Some(to) = to {
+            self.changed.push_str(if from.is_some() { ",\"to\":" } else { "\"to\":" });
+            to.write(&mut self.changed);
+        }
+        self.changed.push('}');
+        self.undo(at, from);
+    }
+
+    /// Puts `value` back, or takes away what was not there.
+    fn undo(&mut self, at: &str, value: Option<&Node<'_>>) {
+        separate(&mut self.undo);
+        self.undo.push_str(if value.is_some() {
+            "{\"op\":\"set\",\"path\":"
+        } else {
+            "{\"op\":\"unset\",\"path\":"
+        });
+        push_text(&mut self.undo, at);
+        if let Some(value) = value {
+            self.undo.push_str(",\"value\":");
+            value.write(&mut self.undo);
+        }
+        self.undo.push('}');
+    }
+
+    fn finish(self) -> Comparison {
+        let Self { added, removed, changed, undo, .. } = self;
+        Comparison {
+            diff: format!("{{\"added\":{{{added}}},\"removed\":[{removed}],\"changed\":{{{changed}}}}}"),
+            undo: format!("[{undo}]"),
+        }
+    }
+}
+
+fn separate(list: &mut String) {
+    if !list.is_empty() {
+        list.push(',');
+    }
+}
+
+fn pointer(parent: &str, name: &str) -> String {
+    let mut out = parent.to_owned();
+    push_part(&mut out, name);
+    out
+}
+
+#[cfg(test)]
+pub mod tests;
