@@ -6,8 +6,9 @@
 use crate::{
     index::Subscription,
     live_event::LiveEvent,
-    outbox::ReplyTo,
+    outgoing::ReplyTo,
     shard::{Command, Shard},
+    writer::Writer,
 };
 use event_log::{EventLog, LiveReader, TopicKey};
 use metrics::Metrics;
@@ -33,10 +34,11 @@ pub struct Subscribe {
 pub struct Hub {
     shards: Vec<mpsc::Sender<Command>>,
     hasher: ahash::RandomState,
+    writers: Arc<[Arc<Writer>]>,
 }
 
 impl Hub {
-    /// Starts the shards on `log`'s live reader, in `tasks`; they end with `stop`.
+    /// Starts the shards and writers on `log`'s live reader, in `tasks`; they end with `stop`.
     pub fn start(
         log: Arc<dyn EventLog>,
         metrics: Arc<Metrics>,
@@ -45,17 +47,27 @@ impl Hub {
     ) -> Arc<Self> {
         let LiveReader { watch, events } = log.live();
         let count = available_parallelism().map_or(2, usize::from).min(8);
+        let writers: Arc<[Arc<Writer>]> = (0..count).map(|_| Arc::default()).collect();
+        for writer in writers.iter() {
+            tasks.spawn(writer.clone().run(stop.clone()));
+        }
         let shards = (0..count)
             .map(|_| {
                 let (sender, commands) = mpsc::channel(QUEUE);
-                let shard = Shard::new(log.clone(), watch.clone(), metrics.clone(), commands);
+                let shard =
+                    Shard::new(log.clone(), watch.clone(), metrics.clone(), commands, writers.clone());
                 tasks.spawn(shard.run(stop.clone()));
                 sender
             })
             .collect();
-        let hub = Arc::new(Self { shards, hasher: ahash::RandomState::new() });
+        let hub = Arc::new(Self { shards, hasher: ahash::RandomState::new(), writers });
         tasks.spawn(distribute(hub.clone(), events, stop));
         hub
+    }
+
+    /// The writer of a connection, by its number.
+    pub fn writer(&self, connection: u64) -> Arc<Writer> {
+        self.writers[(connection % self.writers.len() as u64) as usize].clone()
     }
 
     fn shard(&self, key: &TopicKey) -> usize {

@@ -1,6 +1,9 @@
 //! An event on its way to connections: encoded once for each protocol and return mode, by whoever writes it first.
 
-use crate::projection::{effective, project};
+use crate::{
+    frame::{head_length, text_frame},
+    projection::{effective, project},
+};
 use bytes::Bytes;
 use event_log::StoredEvent;
 use serde_json::Value;
@@ -46,14 +49,21 @@ impl LiveEvent {
         self.payload.get_or_init(|| serde_json::from_str(self.event.payload.as_str()).unwrap_or_default())
     }
 
-    /// The bytes for `protocol` and `mode`, shared by all who ask alike.
+    /// The text for `protocol` and `mode`, shared by all who ask alike.
     pub fn encoded(&self, protocol: Protocol, mode: ReturnMode) -> Bytes {
-        let mode = effective(&self.event, mode);
-        let slot = protocol as usize * MODES + mode as usize;
-        self.encoded[slot].get_or_init(|| Bytes::from(self.encode(protocol, mode))).clone()
+        let stored = self.stored(protocol, mode);
+        match protocol {
+            Protocol::ServerSent => stored.clone(),
+            _ => stored.slice(head_length(stored)..),
+        }
     }
 
-    /// The bytes for a connection with several subscriptions on the topic, naming those that matched.
+    /// The same as a WebSocket frame.
+    pub fn frame(&self, protocol: Protocol, mode: ReturnMode) -> Bytes {
+        self.stored(protocol, mode).clone()
+    }
+
+    /// The text for a connection with several subscriptions on the topic, naming those that matched.
     pub fn encoded_for(
         &self,
         protocol: Protocol,
@@ -71,6 +81,19 @@ impl LiveEvent {
         out.extend_from_slice(&shared[..shared.len() - cut]);
         out.extend_from_slice(tail.as_bytes());
         out.into()
+    }
+
+    /// Frames for the protocols over WebSocket, text for the others.
+    fn stored(&self, protocol: Protocol, mode: ReturnMode) -> &Bytes {
+        let mode = effective(&self.event, mode);
+        let slot = protocol as usize * MODES + mode as usize;
+        self.encoded[slot].get_or_init(|| {
+            let text = self.encode(protocol, mode);
+            match protocol {
+                Protocol::ServerSent => text.into(),
+                _ => text_frame(text.as_bytes()).into(),
+            }
+        })
     }
 
     fn encode(&self, protocol: Protocol, mode: ReturnMode) -> String {

@@ -1,14 +1,20 @@
 //! The bounded outbox of a connection: what waits to be written to it.
 //!
 //! Pushing never waits. A connection whose backlog is full is closed as a slow consumer and recovers by position.
+//!
+//! What waits leaves in one of two ways. A connection with a [`Wire`] is written to by its [`Writer`], directly and
+//! without waking the connection's task, which is asked only where the connection takes no more. A connection
+//! without one takes by itself.
 
-use crate::live_event::LiveEvent;
-use parking_lot::Mutex;
-use shared_types::{Position, Problem, ReturnMode, SubscriptionId, TopicName};
+use crate::{
+    outgoing::{CloseReason, Control, Outgoing, ReplyTo},
+    writer::Writer,
+};
+use parking_lot::{Mutex, MutexGuard};
 use std::{
     collections::VecDeque,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -29,134 +35,31 @@ impl Default for OutboxLimits {
     }
 }
 
-/// Why the server ends a connection.
+/// Where an outbox is emptied into without waiting.
+pub trait Wire: Send + Sync {
+    /// Takes from `outbox` by [`Outbox::take_now`] and writes as much as the connection takes at once. Taking and
+    /// writing are one step, so that what is taken by two callers is not written in the wrong order.
+    fn flush(&self, outbox: &Outbox) -> Flushed;
+}
+
+/// What became of a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Nothing waits any more.
+    Empty,
+    /// There is more than one turn's worth.
+    More,
+    /// The connection takes no more at the moment.
+    Blocked,
+}
+
+/// What the task of a connection with a wire has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CloseReason {
-    /// The client went away or said goodbye.
-    Gone,
-    /// It could not keep up.
-    SlowConsumer,
-    /// The server is stopping: reconnect, elsewhere.
-    GoingAway,
-    /// Its token expired and was not renewed.
-    TokenExpired,
-    /// Its token was revoked.
-    Revoked,
-    /// It broke the protocol.
-    Policy(String),
-    /// It sent more than the rate allows, for too long.
-    TooManyMessages,
-}
-
-/// To which request a reply belongs, in the connection's own terms.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReplyTo {
-    /// The client asked for no reply.
-    Nothing,
-    /// The client's `ref`, as JSON text.
-    Ref(Box<str>),
-    /// The number of a Socket.IO acknowledgement.
-    Ack(u64),
-}
-
-/// The answer to a subscribe.
-#[derive(Clone, Debug)]
-pub struct Subscribed {
-    /// The subscription.
-    pub id: SubscriptionId,
-    /// Its topic.
-    pub topic: TopicName,
-    /// The position behind which live delivery begins, or from which to ask for more.
-    pub position: Position,
-    /// Whether everything since the given position is in `events`, or was before.
-    pub recovered: bool,
-    /// The recovered events, which passed the filter.
-    pub events: Vec<Arc<LiveEvent>>,
-    /// How they are projected.
-    pub mode: ReturnMode,
-    /// Whether there are more, so that delivery is not live yet.
-    pub more: bool,
-}
-
-/// What is said to one connection only.
-#[derive(Clone, Debug)]
-pub enum Control {
-    /// A subscription is live, or a page of its recovery.
-    Subscribed(Subscribed),
-    /// A request was done; the members of the result as JSON text without braces, or empty.
-    Done(String),
-    /// A request failed, or something else did.
-    Failed(Problem),
-    /// The server ended a subscription.
-    Ended {
-        /// The subscription.
-        id: SubscriptionId,
-        /// Its topic.
-        topic: TopicName,
-        /// Why.
-        problem: Problem,
-    },
-    /// Where a subscription stands.
-    Position {
-        /// The subscription.
-        id: SubscriptionId,
-        /// Its topic.
-        topic: TopicName,
-        /// The topic's position.
-        position: Position,
-        /// Whether events were lost for good: reload state.
-        gap: bool,
-    },
-    /// The answer to a ping.
-    Pong,
-    /// The connection is let in.
-    Welcome {
-        /// Its id, by which others reach it.
-        socket_id: String,
-        /// Whom it belongs to.
-        client_id: String,
-        /// When its token expires, in Unix milliseconds.
-        expires_at_ms: i64,
-    },
-    /// The connection is not let in.
-    Refused(Problem),
-    /// It asked for a namespace, by this name, that does not exist.
-    NoNamespace(String, Problem),
-}
-
-/// One thing to write.
-#[derive(Clone, Debug)]
-pub enum Outgoing {
-    /// An event.
-    Event {
-        /// The event, shared.
-        event: Arc<LiveEvent>,
-        /// How it is projected.
-        mode: ReturnMode,
-        /// The subscriptions that matched, where the connection has several on the topic.
-        subscriptions: Option<Box<[SubscriptionId]>>,
-    },
-    /// Something for this connection only.
-    Control(ReplyTo, Box<Control>),
-    /// A packet of the transport itself, as it is.
-    Packet(&'static str),
-}
-
-impl Outgoing {
-    /// Its size as it counts towards the backlog, in bytes.
-    pub fn size(&self) -> usize {
-        match self {
-            Self::Event { event, .. } => event.event().size(),
-            Self::Control(_, control) => match &**control {
-                Control::Subscribed(subscribed) => {
-                    256 + subscribed.events.iter().map(|event| event.event().size()).sum::<usize>()
-                }
-                Control::Done(text) => 64 + text.len(),
-                _ => 256,
-            },
-            Self::Packet(text) => text.len(),
-        }
-    }
+pub enum Attention {
+    /// The connection takes no more: wait until it does, then [`Outbox::resume`].
+    Blocked,
+    /// It is closed: write what is left and end it.
+    Closed(CloseReason),
 }
 
 #[derive(Default)]
@@ -165,6 +68,15 @@ struct Inner {
     bytes: usize,
     waker: Option<Waker>,
     closed: Option<CloseReason>,
+    /// The writer has it on its list.
+    scheduled: bool,
+    /// The connection takes no more; its task resumes.
+    blocked: bool,
+}
+
+struct Outlet {
+    wire: Arc<dyn Wire>,
+    writer: Arc<Writer>,
 }
 
 /// What waits to be written to one connection.
@@ -172,6 +84,7 @@ pub struct Outbox {
     connection: u64,
     limits: OutboxLimits,
     inner: Mutex<Inner>,
+    outlet: OnceLock<Outlet>,
 }
 
 static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
@@ -180,7 +93,7 @@ impl Outbox {
     /// An empty outbox of a new connection.
     pub fn new(limits: OutboxLimits) -> Arc<Self> {
         let connection = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self { connection, limits, inner: Mutex::default() })
+        Arc::new(Self { connection, limits, inner: Mutex::default(), outlet: OnceLock::new() })
     }
 
     /// A number that no other connection of this process has.
@@ -188,10 +101,27 @@ impl Outbox {
         self.connection
     }
 
+    /// From now on `writer` empties it into `wire`. A second wire is ignored.
+    pub fn attach(self: &Arc<Self>, wire: Arc<dyn Wire>, writer: Arc<Writer>) {
+        let _ = self.outlet.set(Outlet { wire, writer });
+        let mut inner = self.inner.lock();
+        let waits = !inner.queue.is_empty();
+        self.leave(&mut inner, waits);
+        drop(inner);
+        self.wake_writer();
+    }
+
     /// Adds something to write; answers whether the connection is still open.
     ///
     /// A full backlog closes it: what waits is dropped, for the client recovers it by position.
-    pub fn push(&self, item: Outgoing) -> bool {
+    pub fn push(self: &Arc<Self>, item: Outgoing) -> bool {
+        let open = self.push_quietly(item);
+        self.wake_writer();
+        open
+    }
+
+    /// As [`Outbox::push`], for one who pushes much and wakes the writers when done.
+    pub fn push_quietly(self: &Arc<Self>, item: Outgoing) -> bool {
         let size = item.size();
         let mut inner = self.inner.lock();
         if inner.closed.is_some() {
@@ -203,21 +133,68 @@ impl Outbox {
             inner.queue = VecDeque::new();
             inner.bytes = 0;
             inner.closed = Some(CloseReason::SlowConsumer);
+            wake(inner);
+            return false;
+        }
+        inner.bytes += size;
+        inner.queue.push_back(item);
+        if self.outlet.get().is_some() {
+            self.leave(&mut inner, true);
         } else {
-            inner.bytes += size;
-            inner.queue.push_back(item);
+            wake(inner);
         }
-        let open = inner.closed.is_none();
-        let waker = inner.waker.take();
+        true
+    }
+
+    /// Puts it on its writer's list, unless it is there or its own task will resume.
+    fn leave(self: &Arc<Self>, inner: &mut Inner, waits: bool) {
+        if waits
+            && !inner.scheduled
+            && !inner.blocked
+            && let Some(outlet) = self.outlet.get()
+        {
+            inner.scheduled = true;
+            outlet.writer.list(self.clone());
+        }
+    }
+
+    fn wake_writer(&self) {
+        if let Some(outlet) = self.outlet.get() {
+            outlet.writer.wake();
+        }
+    }
+
+    /// Writes what waits, as far as that needs no waiting. Answers whether there is more for another turn.
+    pub fn flush(&self) -> Flushed {
+        let Some(outlet) = self.outlet.get() else { return Flushed::Empty };
+        self.inner.lock().scheduled = false;
+        let flushed = outlet.wire.flush(self);
+        if flushed == Flushed::Blocked {
+            let mut inner = self.inner.lock();
+            inner.blocked = true;
+            wake(inner);
+        }
+        flushed
+    }
+
+    /// The connection takes again: writes on. For the connection's own task.
+    pub fn resume(self: &Arc<Self>) {
+        self.inner.lock().blocked = false;
+        if self.flush() == Flushed::More {
+            self.again();
+        }
+    }
+
+    /// Another turn of its writer.
+    pub(crate) fn again(self: &Arc<Self>) {
+        let mut inner = self.inner.lock();
+        self.leave(&mut inner, true);
         drop(inner);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        open
+        self.wake_writer();
     }
 
     /// Says something to this connection only.
-    pub fn control(&self, to: ReplyTo, control: Control) -> bool {
+    pub fn control(self: &Arc<Self>, to: ReplyTo, control: Control) -> bool {
         self.push(Outgoing::Control(to, Box::new(control)))
     }
 
@@ -225,11 +202,7 @@ impl Outbox {
     pub fn close(&self, reason: CloseReason) {
         let mut inner = self.inner.lock();
         inner.closed.get_or_insert(reason);
-        let waker = inner.waker.take();
-        drop(inner);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake(inner);
     }
 
     /// Waits until the backlog overflows. For the one task that writes, while it cannot take.
@@ -239,15 +212,49 @@ impl Outbox {
             if inner.closed == Some(CloseReason::SlowConsumer) {
                 return Poll::Ready(());
             }
-            inner.waker = Some(cx.waker().clone());
+            inner.listen(cx);
             Poll::Pending
         })
         .await;
     }
 
+    /// Waits until the task of a connection with a wire is needed. Cancel-safe.
+    pub async fn attention(&self) -> Attention {
+        std::future::poll_fn(|cx| {
+            let mut inner = self.inner.lock();
+            if let Some(reason) = &inner.closed {
+                return Poll::Ready(Attention::Closed(reason.clone()));
+            }
+            if inner.blocked {
+                return Poll::Ready(Attention::Blocked);
+            }
+            inner.listen(cx);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Waits until it is closed, and answers why. Cancel-safe.
+    pub async fn closing(&self) -> CloseReason {
+        std::future::poll_fn(|cx| {
+            let mut inner = self.inner.lock();
+            if let Some(reason) = &inner.closed {
+                return Poll::Ready(reason.clone());
+            }
+            inner.listen(cx);
+            Poll::Pending
+        })
+        .await
+    }
+
     /// The reason why it is closed, if it is.
     pub fn closed(&self) -> Option<CloseReason> {
         self.inner.lock().closed.clone()
+    }
+
+    /// Takes what waits, at most about `bytes`, into `batch`; answers whether more is left.
+    pub fn take_now(&self, bytes: usize, batch: &mut Vec<Outgoing>) -> bool {
+        self.inner.lock().take(bytes, batch)
     }
 
     /// Takes what waits, at most about `bytes`, into `batch`. Ready with the reason when the outbox is closed and
@@ -259,25 +266,14 @@ impl Outbox {
         batch: &mut Vec<Outgoing>,
     ) -> Poll<Result<(), CloseReason>> {
         let mut inner = self.inner.lock();
-        let mut taken = 0;
-        while taken < bytes {
-            let Some(item) = inner.queue.pop_front() else { break };
-            taken += item.size();
-            batch.push(item);
-        }
+        inner.take(bytes, batch);
         if !batch.is_empty() {
-            inner.bytes -= taken.min(inner.bytes);
-            if inner.queue.is_empty() && inner.queue.capacity() > 64 {
-                inner.queue = VecDeque::new();
-            }
             return Poll::Ready(Ok(()));
         }
         if let Some(reason) = &inner.closed {
             return Poll::Ready(Err(reason.clone()));
         }
-        if !inner.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            inner.waker = Some(cx.waker().clone());
-        }
+        inner.listen(cx);
         Poll::Pending
     }
 
@@ -287,6 +283,38 @@ impl Outbox {
     /// The reason, when the outbox is closed and empty.
     pub async fn take(&self, bytes: usize, batch: &mut Vec<Outgoing>) -> Result<(), CloseReason> {
         std::future::poll_fn(|cx| self.poll_take(cx, bytes, batch)).await
+    }
+}
+
+impl Inner {
+    fn take(&mut self, bytes: usize, batch: &mut Vec<Outgoing>) -> bool {
+        let mut taken = 0;
+        while taken < bytes {
+            let Some(item) = self.queue.pop_front() else { break };
+            taken += item.size();
+            batch.push(item);
+        }
+        self.bytes -= taken.min(self.bytes);
+        // What a burst needed is not kept by an idle connection.
+        if self.queue.is_empty() && self.queue.capacity() > 64 {
+            self.queue = VecDeque::new();
+        }
+        !self.queue.is_empty()
+    }
+
+    fn listen(&mut self, cx: &Context<'_>) {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+        }
+    }
+}
+
+/// Wakes the connection's task, outside the lock.
+fn wake(mut inner: MutexGuard<'_, Inner>) {
+    let waker = inner.waker.take();
+    drop(inner);
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }
 

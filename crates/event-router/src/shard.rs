@@ -4,9 +4,10 @@ use crate::{
     hub::Subscribe,
     index::Subscription,
     live_event::LiveEvent,
-    outbox::{Control, ReplyTo},
+    outgoing::{Control, ReplyTo},
     route::now_ms,
     topic::{Need, PAGE, Topic},
+    writer::Writer,
 };
 use event_log::{EventLog, HistoryPage, HistoryQuery, LiveWatch, LogError, Start, TopicKey};
 use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
@@ -26,8 +27,8 @@ const POSITIONS: Duration = Duration::from_secs(30);
 const SWEEP: Duration = Duration::from_secs(5);
 /// How long to wait before a read that failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
-/// Deliveries in a row after which other tasks get their turn: a few milliseconds. Fewer would let each connection
-/// write after each event, where one write could carry many.
+/// Deliveries in a row after which other tasks get their turn: a few milliseconds. Fewer would have connections
+/// written to after each event, where one write could carry many.
 const TURN: usize = 16_384;
 
 /// What a shard is told.
@@ -59,6 +60,7 @@ pub struct Shard {
     commands: mpsc::Receiver<Command>,
     topics: HashMap<TopicKey, Topic, ahash::RandomState>,
     reads: FuturesUnordered<BoxFuture<'static, Done>>,
+    writers: Arc<[Arc<Writer>]>,
 }
 
 impl Shard {
@@ -68,8 +70,10 @@ impl Shard {
         watch: Arc<dyn LiveWatch>,
         metrics: Arc<Metrics>,
         commands: mpsc::Receiver<Command>,
+        writers: Arc<[Arc<Writer>]>,
     ) -> Self {
-        Self { log, watch, metrics, commands, topics: HashMap::default(), reads: FuturesUnordered::new() }
+        let (topics, reads) = (HashMap::default(), FuturesUnordered::new());
+        Self { log, watch, metrics, commands, topics, reads, writers }
     }
 
     /// Runs until `stop`.
@@ -87,7 +91,12 @@ impl Shard {
                 _ = positions.tick() => self.topics.values_mut().for_each(Topic::tell_positions),
                 _ = sweep.tick() => self.sweep(),
             }
+            self.wake_writers();
         }
+    }
+
+    fn wake_writers(&self) {
+        self.writers.iter().for_each(|writer| writer.wake());
     }
 
     async fn obey(&mut self, command: Command) {
@@ -114,6 +123,7 @@ impl Shard {
             self.serve(&key, needs);
             if turn >= TURN {
                 turn = 0;
+                self.wake_writers();
                 tokio::task::yield_now().await;
             }
         }

@@ -6,7 +6,8 @@ use crate::{
     hub::Subscribe,
     index::Index,
     live_event::LiveEvent,
-    outbox::{Control, Outbox, Outgoing, ReplyTo, Subscribed},
+    outbox::Outbox,
+    outgoing::{Control, Outgoing, ReplyTo, Subscribed},
     projection::effective,
 };
 use event_log::{HistoryPage, LogError, PageLimit, Reach, TopicKey};
@@ -425,14 +426,15 @@ impl Topic {
 
 fn push(
     event: &Arc<LiveEvent>,
-    outbox: &Outbox,
+    outbox: &Arc<Outbox>,
     mode: ReturnMode,
     subscriptions: Option<Box<[SubscriptionId]>>,
 ) {
-    outbox.push(Outgoing::Event { event: event.clone(), mode, subscriptions });
+    // Quietly: the shard wakes the writers once all of a batch is pushed, so that one write carries many events.
+    outbox.push_quietly(Outgoing::Event { event: event.clone(), mode, subscriptions });
 }
 
-fn tell_position(key: &TopicKey, outbox: &Outbox, id: &SubscriptionId, position: &Position, gap: bool) {
+fn tell_position(key: &TopicKey, outbox: &Arc<Outbox>, id: &SubscriptionId, position: &Position, gap: bool) {
     let (id, topic, position) = (id.clone(), key.topic.clone(), position.clone());
     outbox.control(ReplyTo::Nothing, Control::Position { id, topic, position, gap });
 }

@@ -1,14 +1,15 @@
-//! Drives one WebSocket: writes what waits in the outbox, reads what the client sends, and keeps it alive.
+//! Drives one WebSocket: reads what the client sends, keeps the connection alive, and waits with what it does not
+//! take.
 //!
-//! One task a connection. What waits is written in batches with one flush; while a slow client holds up the flush,
-//! the outbox fills and in the end closes the connection.
+//! One task a connection. What is delivered is written by the connection's writer, without this task; while a slow
+//! client holds it up, the outbox fills and in the end closes the connection.
 
-use super::encode;
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
-use event_router::{CloseReason, Outbox, Outgoing, Protocol};
-use futures::{SinkExt as _, future::BoxFuture};
+use super::{upgrade::Socket, wire::SocketWire};
+use event_router::{Attention, CloseReason, Flushed, Outbox, Outgoing};
+use futures::{SinkExt as _, StreamExt as _, future::BoxFuture};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::{Error, Message, error::CapacityError, protocol::CloseFrame};
 
 /// How often the client is asked whether it is there.
 pub const PING_EVERY: Duration = Duration::from_secs(25);
@@ -16,8 +17,8 @@ pub const PING_EVERY: Duration = Duration::from_secs(25);
 pub const PONG_WITHIN: Duration = Duration::from_secs(20);
 /// How long a close may take.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
-/// Bytes written between two flushes.
-const BATCH: usize = 64 << 10;
+/// How long a connection may take nothing of what waits for it.
+const STUCK_AFTER: Duration = Duration::from_secs(45);
 /// How many times as large as allowed a message may be and still be read, so that its sender can be told.
 const READABLE: usize = 16;
 
@@ -38,9 +39,6 @@ pub enum Inbound {
 
 /// What differs between transports over a WebSocket.
 pub trait Codec: Send {
-    /// How messages are encoded.
-    const PROTOCOL: Protocol;
-
     /// What asks the client whether it is there.
     fn ping(&self) -> Message;
 
@@ -63,39 +61,43 @@ pub trait Codec: Send {
 }
 
 /// Runs the connection until either side ends it; answers why.
-pub async fn drive<C: Codec>(socket: &mut WebSocket, codec: &mut C, outbox: &Arc<Outbox>) -> CloseReason {
-    let mut batch = Vec::new();
+pub async fn drive<C: Codec>(socket: &mut Socket, codec: &mut C, outbox: &Arc<Outbox>) -> CloseReason {
     let mut asked = false;
+    let mut blocked = false;
     let timer = tokio::time::sleep(PING_EVERY);
     tokio::pin!(timer);
     let reason = loop {
         tokio::select! {
-            taken = outbox.take(BATCH, &mut batch) => {
-                if let Err(reason) = taken {
-                    break reason;
+            attention = outbox.attention(), if !blocked => match attention {
+                Attention::Closed(reason) => break reason,
+                Attention::Blocked => {
+                    blocked = true;
+                    timer.as_mut().reset(Instant::now() + STUCK_AFTER);
                 }
-                if let Err(reason) = write::<C>(socket, outbox, &mut batch).await {
-                    break reason;
+            },
+            reason = overflowed(outbox), if blocked => break reason,
+            drained = socket.wire.drain(), if blocked => match drained {
+                Err(_) => break CloseReason::Gone,
+                Ok(false) => timer.as_mut().reset(Instant::now() + STUCK_AFTER),
+                Ok(true) => {
+                    (blocked, asked) = (false, false);
+                    timer.as_mut().reset(Instant::now() + PING_EVERY);
+                    outbox.resume();
                 }
-                // What a burst needed is not kept by an idle connection.
-                if batch.capacity() > 64 {
-                    batch = Vec::new();
-                }
-            }
-            received = socket.recv() => match read(received, codec).await {
+            },
+            received = socket.stream.next() => match read(received, codec).await {
                 Inbound::Continue => {}
                 Inbound::Alive => {
                     asked = false;
-                    timer.as_mut().reset(Instant::now() + PING_EVERY);
+                    timer.as_mut().reset(Instant::now() + if blocked { STUCK_AFTER } else { PING_EVERY });
                 }
                 Inbound::Close(reason) => {
                     outbox.close(reason.clone());
-                    write_rest::<C>(socket, outbox).await;
                     break reason;
                 }
             },
             () = &mut timer => {
-                if asked || socket.send(codec.ping()).await.is_err() {
+                if asked || blocked || socket.stream.send(codec.ping()).await.is_err() {
                     break CloseReason::Gone;
                 }
                 asked = true;
@@ -103,62 +105,49 @@ pub async fn drive<C: Codec>(socket: &mut WebSocket, codec: &mut C, outbox: &Arc
             }
         }
     };
-    let mut farewell = codec.farewell(&reason);
+    let farewell = codec.farewell(&reason);
     let closing = async {
-        if write_all::<C>(socket, &mut farewell).await.is_ok() {
-            close(socket, &reason).await;
+        if reason != CloseReason::SlowConsumer {
+            write_rest(&socket.wire, outbox).await;
         }
+        socket.wire.write(&farewell);
+        close(socket, &reason).await;
     };
     let _ = tokio::time::timeout(CLOSE_WITHIN, closing).await;
+    socket.wire.end();
     reason
+}
+
+/// Waits until the backlog of a blocked connection overflows.
+async fn overflowed(outbox: &Outbox) -> CloseReason {
+    outbox.overflowed().await;
+    CloseReason::SlowConsumer
 }
 
 /// Closes in both directions: what the client still sends is read and dropped, for a connection that ends with
 /// something unread is reset, and the client may never see why.
-pub async fn close(socket: &mut WebSocket, reason: &CloseReason) {
+pub async fn close(socket: &mut Socket, reason: &CloseReason) {
     // Fails where the client has closed already; reading on then writes the answer that it waits for.
-    let _ = socket.send(Message::Close(Some(close_frame(reason)))).await;
-    let rest = async { while let Some(Ok(_)) = socket.recv().await {} };
+    let _ = socket.stream.send(Message::Close(Some(close_frame(reason)))).await;
+    let rest = async { while let Some(Ok(_)) = socket.stream.next().await {} };
     let _ = tokio::time::timeout(CLOSE_WITHIN, rest).await;
 }
 
-/// Writes a batch and flushes once. Gives up when the outbox overflows meanwhile, or nothing moves for as long as
-/// an answer to a ping may take.
-async fn write<C: Codec>(
-    socket: &mut WebSocket,
-    outbox: &Arc<Outbox>,
-    batch: &mut Vec<Outgoing>,
-) -> Result<(), CloseReason> {
-    tokio::select! {
-        biased;
-        written = write_all::<C>(socket, batch) => written.map_err(|_| CloseReason::Gone),
-        () = outbox.overflowed() => Err(CloseReason::SlowConsumer),
-        () = tokio::time::sleep(PING_EVERY + PONG_WITHIN) => Err(CloseReason::Gone),
-    }
-}
-
-async fn write_all<C: Codec>(socket: &mut WebSocket, batch: &mut Vec<Outgoing>) -> Result<(), axum::Error> {
-    for outgoing in batch.drain(..) {
-        let Some(bytes) = encode::message(C::PROTOCOL, &outgoing) else { continue };
-        // All that is encoded here is text.
-        let Ok(text) = Utf8Bytes::try_from(bytes) else { continue };
-        socket.feed(Message::Text(text)).await?;
-    }
-    socket.flush().await
-}
-
-/// Writes what still waits when the connection ends by what the client did.
-async fn write_rest<C: Codec>(socket: &mut WebSocket, outbox: &Arc<Outbox>) {
-    let mut batch = Vec::new();
-    while outbox.take(BATCH, &mut batch).await.is_ok() {
-        let written = tokio::time::timeout(CLOSE_WITHIN, write::<C>(socket, outbox, &mut batch)).await;
-        if !matches!(written, Ok(Ok(()))) {
-            return;
+/// Writes what still waits when the connection ends.
+async fn write_rest(wire: &SocketWire, outbox: &Arc<Outbox>) {
+    loop {
+        match outbox.flush() {
+            Flushed::Empty => return,
+            Flushed::More => {}
+            Flushed::Blocked => match wire.drain().await {
+                Ok(_) => {}
+                Err(_) => return,
+            },
         }
     }
 }
 
-async fn read<C: Codec>(received: Option<Result<Message, axum::Error>>, codec: &mut C) -> Inbound {
+async fn read<C: Codec>(received: Option<Result<Message, Error>>, codec: &mut C) -> Inbound {
     let limit = codec.limit();
     let mut too_large = || {
         codec.too_large();
@@ -171,21 +160,18 @@ async fn read<C: Codec>(received: Option<Result<Message, axum::Error>>, codec: &
         Some(Ok(Message::Text(text))) => codec.text(&text).await,
         Some(Ok(Message::Binary(_))) => codec.binary(),
         Some(Ok(Message::Pong(_))) => Inbound::Alive,
-        Some(Ok(Message::Ping(_))) => Inbound::Continue,
-        Some(Ok(Message::Close(_))) | None => Inbound::Close(CloseReason::Gone),
-        Some(Err(_)) => Inbound::Close(CloseReason::Gone),
+        Some(Ok(Message::Ping(_) | Message::Frame(_))) => Inbound::Continue,
+        Some(Ok(Message::Close(_)) | Err(_)) | None => Inbound::Close(CloseReason::Gone),
     }
 }
 
-fn is_too_large(error: &axum::Error) -> bool {
-    // The cause's type belongs to the WebSocket library behind axum; its text says what it is.
-    let text = error.to_string();
-    text.contains("too long") || text.contains("too large") || text.contains("too big")
+fn is_too_large(error: &Error) -> bool {
+    matches!(error, Error::Capacity(CapacityError::MessageTooLong { .. }))
 }
 
 /// What the client is told by a close.
 fn close_frame(reason: &CloseReason) -> CloseFrame {
-    let (code, reason) = match reason {
+    let (code, reason): (u16, String) = match reason {
         CloseReason::Gone => (1000, String::new()),
         CloseReason::GoingAway => (1001, "server going away: reconnect, elsewhere".to_owned()),
         CloseReason::Policy(rule) => (1008, rule.clone()),
@@ -194,5 +180,5 @@ fn close_frame(reason: &CloseReason) -> CloseFrame {
         CloseReason::SlowConsumer => (4000, "slow consumer: reconnect and recover by position".to_owned()),
         CloseReason::Revoked => (4001, "token revoked".to_owned()),
     };
-    CloseFrame { code, reason: reason.into() }
+    CloseFrame { code: code.into(), reason: reason.into() }
 }

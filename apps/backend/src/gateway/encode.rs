@@ -1,12 +1,20 @@
 //! How what is said to one connection reads on the wire.
 
 use bytes::Bytes;
-use event_router::{Control, Outgoing, Protocol, ReplyTo, Subscribed, project};
+use event_router::{Control, Outgoing, Protocol, ReplyTo, Subscribed, project, text_frame};
 use serde_json::{Value, json};
 use shared_types::{Position, Problem, SubscriptionId, TopicName};
 use std::fmt::Write as _;
 
-/// The bytes of one message for a connection that speaks `protocol` (not server-sent events, whose stream has a
+/// One message as a WebSocket frame for a connection that speaks `protocol`; `None` where it is not told there.
+pub fn frame(protocol: Protocol, outgoing: &Outgoing) -> Option<Bytes> {
+    match outgoing {
+        Outgoing::Event { event, mode, subscriptions: None } => Some(event.frame(protocol, *mode)),
+        _ => message(protocol, outgoing).map(|text| text_frame(&text).into()),
+    }
+}
+
+/// The text of one message for a connection that speaks `protocol` (not server-sent events, whose stream has a
 /// cursor of its own); `None` where it is not told there.
 pub fn message(protocol: Protocol, outgoing: &Outgoing) -> Option<Bytes> {
     match outgoing {

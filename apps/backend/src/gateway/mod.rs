@@ -12,7 +12,9 @@ mod request;
 mod session;
 mod socketio;
 mod sse;
+mod upgrade;
 mod websocket;
+mod wire;
 
 pub use registry::Registry;
 pub use request::PublishRequest;

@@ -62,6 +62,8 @@ impl Connection {
 /// All connections of this process.
 pub struct Registry {
     connections: DashMap<u64, Arc<Connection>>,
+    /// Connections that nobody has been let in on yet.
+    expected: DashMap<u64, Arc<Outbox>>,
     addresses: DashMap<IpAddr, usize>,
     per_address: Option<usize>,
     count: Arc<AtomicUsize>,
@@ -73,6 +75,12 @@ pub struct Registry {
 pub struct Place {
     registry: Arc<Registry>,
     address: Option<IpAddr>,
+}
+
+/// The entry of a connection that waits for its client to ask in; removed when dropped.
+pub struct Expected {
+    registry: Arc<Registry>,
+    connection: u64,
 }
 
 /// A connection's entry; removed when dropped.
@@ -87,6 +95,7 @@ impl Registry {
     pub fn new(per_address: Option<usize>, count: Arc<AtomicUsize>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             connections: DashMap::new(),
+            expected: DashMap::new(),
             addresses: DashMap::new(),
             per_address,
             count,
@@ -116,6 +125,16 @@ impl Registry {
             *held += 1;
         }
         Ok(Place { registry: self.clone(), address })
+    }
+
+    /// Remembers a connection that nobody has been let in on yet, so that it is told when the server stops.
+    pub fn expect(self: &Arc<Self>, outbox: Arc<Outbox>) -> Expected {
+        let connection = outbox.connection();
+        self.expected.insert(connection, outbox.clone());
+        if self.is_stopping() {
+            outbox.close(CloseReason::GoingAway);
+        }
+        Expected { registry: self.clone(), connection }
     }
 
     /// Enters a connection that was let in.
@@ -176,6 +195,7 @@ impl Registry {
     /// gone or `limit` is over.
     pub async fn drain(&self, limit: Duration) {
         self.stopping.store(true, Ordering::Relaxed);
+        self.expected.iter().for_each(|outbox| outbox.close(CloseReason::GoingAway));
         let outboxes: Vec<Arc<Outbox>> = self.connections.iter().map(|c| c.outbox.clone()).collect();
         // A few connections need no spreading, so that a laptop stops at once.
         let pause = if outboxes.len() > 100 { SPREAD / outboxes.len() as u32 } else { Duration::ZERO };
@@ -184,7 +204,7 @@ impl Registry {
             outbox.close(CloseReason::GoingAway);
             tokio::time::sleep_until(begun + pause * number as u32).await;
         }
-        while !self.connections.is_empty() && begun.elapsed() < limit {
+        while !(self.connections.is_empty() && self.expected.is_empty()) && begun.elapsed() < limit {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -197,6 +217,12 @@ impl Drop for Place {
             *held -= 1;
         }
         self.registry.addresses.remove_if(&address, |_, held| *held == 0);
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        self.registry.expected.remove(&self.connection);
     }
 }
 

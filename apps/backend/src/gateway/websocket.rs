@@ -6,21 +6,20 @@ use super::{
     fields::Fields,
     request::Request,
     session::Session,
+    upgrade::{Socket, Upgrade},
 };
 use auth::Identity;
 use axum::{
-    extract::{
-        State, WebSocketUpgrade,
-        ws::{Message, WebSocket},
-    },
-    http::HeaderMap,
-    response::{IntoResponse, Response},
+    extract::{Request as HttpRequest, State},
+    http::{HeaderMap, HeaderValue},
+    response::Response,
 };
 use event_router::{CloseReason, Control, Outbox, Protocol, ReplyTo};
 use futures::future::BoxFuture;
 use metrics::Transport;
 use shared_types::{ErrorKind, Problem};
 use std::sync::Arc;
+use tokio_tungstenite::tungstenite::Message;
 
 /// The subprotocol that a browser names beside `token.<jwt>`.
 const SUBPROTOCOL: &str = "realtime.v1";
@@ -31,9 +30,14 @@ const MALFORMED: u32 = 3;
 pub async fn upgrade(
     State(gateway): State<Arc<Gateway>>,
     handshake: Handshake,
-    headers: HeaderMap,
-    socket: WebSocketUpgrade,
+    request: HttpRequest,
 ) -> Response {
+    let (mut parts, _) = request.into_parts();
+    let upgrade = match Upgrade::read(&mut parts) {
+        Ok(upgrade) => upgrade,
+        Err(problem) => return gateway.refuse(&problem),
+    };
+    let headers = parts.headers;
     let token = handshake.token.clone().or_else(|| subprotocol_token(&headers));
     let admitted = gateway.admit(token.as_deref(), &handshake).and_then(|identity| {
         let place = gateway.registry.place(handshake.address)?;
@@ -44,30 +48,31 @@ pub async fn upgrade(
         Err(problem) => return gateway.refuse(&problem),
     };
     let largest = readable(gateway.limits.message_bytes);
-    socket
-        .protocols([SUBPROTOCOL])
-        .read_buffer_size(1 << 10)
-        .write_buffer_size(16 << 10)
-        .max_message_size(largest)
-        .max_frame_size(largest)
-        .on_upgrade(move |socket| async move {
-            let _place = place;
-            run(gateway, identity, socket).await;
-        })
-        .into_response()
+    let subprotocol = subprotocols(&headers).any(|name| name == SUBPROTOCOL);
+    let subprotocol = subprotocol.then(|| HeaderValue::from_static(SUBPROTOCOL));
+    let running = gateway.clone();
+    upgrade.run(&gateway, Protocol::WebSocket, largest, subprotocol, move |socket| async move {
+        let _place = place;
+        run(running, identity, socket).await;
+    })
 }
 
-fn subprotocol_token(headers: &HeaderMap) -> Option<String> {
+fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     headers
         .get_all(http::header::SEC_WEBSOCKET_PROTOCOL)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .find_map(|name| name.trim().strip_prefix("token.").map(str::to_owned))
+        .map(str::trim)
 }
 
-async fn run(gateway: Arc<Gateway>, identity: Arc<Identity>, mut socket: WebSocket) {
+fn subprotocol_token(headers: &HeaderMap) -> Option<String> {
+    subprotocols(headers).find_map(|name| name.strip_prefix("token.").map(str::to_owned))
+}
+
+async fn run(gateway: Arc<Gateway>, identity: Arc<Identity>, mut socket: Socket) {
     let outbox = Outbox::new(gateway.limits.outbox);
+    socket.attach(&gateway, &outbox);
     let session = gateway.session(Transport::WebSocket, outbox.clone(), identity);
     outbox.control(ReplyTo::Nothing, gateway.welcome(session.connection()));
     let limit = session.limits().message_bytes;
@@ -123,8 +128,6 @@ impl PlainCodec {
 }
 
 impl Codec for PlainCodec {
-    const PROTOCOL: Protocol = Protocol::WebSocket;
-
     fn ping(&self) -> Message {
         Message::Ping(bytes::Bytes::new())
     }

@@ -10,6 +10,7 @@ use crate::{
 };
 use futures::SinkExt as _;
 use serde_json::{Value, json};
+use std::time::Duration;
 use tokio_tungstenite::tungstenite::Message;
 
 async fn named(socket: &mut SocketIo) -> (String, Value) {
@@ -205,6 +206,18 @@ async fn whoever_speaks_before_connecting_or_says_goodbye_is_gone() {
         socket.packets.send(goodbye).await;
         assert_eq!(socket.packets.next().await, None, "{goodbye}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn whoever_has_not_connected_yet_is_told_when_the_server_stops() {
+    let (_platform, instance) = Platform::with_instance().await;
+    let mut packets = Packets::open(&instance, "").await;
+    packets.packet().await;
+    let told = async {
+        assert_eq!(packets.packet().await, "41");
+        assert_eq!(packets.next().await, None);
+    };
+    tokio::join!(instance.gateway.drain(Duration::from_secs(10)), told);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -6,9 +6,14 @@ use crate::{
     token::{Token, now_seconds, service},
 };
 use backend::gateway::GatewayLimits;
+use event_router::OutboxLimits;
+use futures::SinkExt as _;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use tokio_tungstenite::tungstenite::{
+    Message,
+    http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL},
+};
 
 async fn subscribe(socket: &mut Plain, topic: &str, filter: Value) -> Value {
     let subscribed = socket.ask_frame(json!({ "type": "subscribe", "topic": topic, "filter": filter })).await;
@@ -323,4 +328,60 @@ async fn a_new_epoch_is_told_at_once_as_a_gap() {
     assert_eq!((&gap["topic"], &gap["epoch"]), (&json!("a.b"), &json!(&*position.epoch)));
     assert_ne!(gap["epoch"], subscribed["epoch"]);
     assert_eq!(socket.frame().await.unwrap()["data"]["payload"]["n"], 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_client_that_pauses_gets_every_frame_whole() {
+    const EVENTS: u64 = 300;
+    let platform = Platform::start().await;
+    let outbox = OutboxLimits { bytes: 64 << 20, messages: 16_384 };
+    let instance = platform.instance_with(GatewayLimits { outbox, ..limits() }).await;
+    let mut client = Plain::open(&instance, &service()).await;
+    client.ask_frame(json!({ "type": "subscribe", "topic": "big.events" })).await;
+    // More than the kernel keeps for a connection, so that frames are written in pieces, with pongs between them.
+    let filling = "x".repeat(48 << 10);
+    for n in 0..EVENTS {
+        instance.publish("big.events", json!({ "n": n, "filling": filling })).await;
+        if n % 10 == 0 {
+            client.socket.send(Message::Ping(n.to_string().into())).await.unwrap();
+        }
+    }
+    for n in 0..EVENTS {
+        let frame = client.frame().await.unwrap();
+        assert_eq!(frame["data"]["payload"]["n"], n);
+        assert_eq!(frame["data"]["payload"]["filling"], filling);
+    }
+    client.send(json!({ "type": "ping" })).await;
+    assert_eq!(client.frame().await.unwrap()["type"], "pong", "and it goes on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_is_no_handshake_is_answered_by_the_rule_it_breaks() {
+    let (_platform, instance) = Platform::with_instance().await;
+    let handshake = [
+        ("connection", "keep-alive, Upgrade"),
+        ("upgrade", "WebSocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    let url = instance.url(&format!("/ws?token={}", service()));
+    for (name, value, rule) in [
+        ("connection", "close", "Connection: Upgrade"),
+        ("upgrade", "h2c", "Upgrade: websocket"),
+        ("sec-websocket-version", "8", "version 13"),
+        ("sec-websocket-key", "", "Sec-WebSocket-Key"),
+    ] {
+        let mut request = reqwest::Client::new().get(&url);
+        for (header, right) in handshake {
+            let given = if header == name { value } else { right };
+            if !given.is_empty() {
+                request = request.header(header, given);
+            }
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 400, "{name}");
+        let body: Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
+        assert_eq!(body["code"], "NOT_A_WEBSOCKET", "{name}");
+        assert!(body["message"].as_str().unwrap().contains(rule), "{name}: {body}");
+    }
 }

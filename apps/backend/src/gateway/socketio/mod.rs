@@ -10,10 +10,13 @@ mod websocket;
 
 pub use polling::PollingSessions;
 
-use super::{Gateway, Handshake, driver::Inbound, fields::Fields, request::Request, session::Session};
+use super::{
+    Gateway, Handshake, driver::Inbound, fields::Fields, registry::Expected, request::Request,
+    session::Session, upgrade::Upgrade,
+};
 use axum::{
     body::Bytes,
-    extract::{FromRequestParts, Request as HttpRequest, State, WebSocketUpgrade},
+    extract::{Request as HttpRequest, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -42,7 +45,7 @@ pub async fn get(
         (Some("websocket"), sid) => {
             let sid = sid.map(str::to_owned);
             let (mut parts, _) = request.into_parts();
-            match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
+            match Upgrade::read(&mut parts) {
                 Ok(upgrade) => websocket::upgrade(gateway, handshake, upgrade, sid),
                 Err(_) => refuse(3, "Bad request"),
             }
@@ -78,13 +81,16 @@ pub struct Connection {
     outbox: Arc<Outbox>,
     /// There once the client was let into the namespace.
     session: Option<Session>,
+    /// There until then.
+    expected: Option<Expected>,
     malformed: u32,
 }
 
 impl Connection {
     fn new(gateway: Arc<Gateway>, handshake: Handshake) -> Self {
         let outbox = Outbox::new(gateway.limits.outbox);
-        Self { gateway, handshake, outbox, session: None, malformed: 0 }
+        let expected = Some(gateway.registry.expect(outbox.clone()));
+        Self { gateway, handshake, outbox, session: None, expected, malformed: 0 }
     }
 
     /// Takes an Engine.IO packet.
@@ -129,6 +135,7 @@ impl Connection {
                 let session = self.gateway.session(Transport::SocketIo, self.outbox.clone(), identity);
                 self.outbox.control(ReplyTo::Nothing, self.gateway.welcome(session.connection()));
                 self.session = Some(session);
+                self.expected = None;
                 self.malformed = 0;
                 Inbound::Continue
             }

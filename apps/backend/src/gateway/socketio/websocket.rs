@@ -4,19 +4,15 @@ use super::{Connection, packet::Engine, polling::OPEN_WITHIN};
 use crate::gateway::{
     Gateway, Handshake,
     driver::{Codec, Inbound, PING_EVERY, PONG_WITHIN, close, drive, readable},
+    upgrade::{Socket, Upgrade},
 };
-use axum::{
-    extract::{
-        WebSocketUpgrade,
-        ws::{Message, WebSocket},
-    },
-    response::{IntoResponse as _, Response},
-};
+use axum::response::Response;
 use event_router::{CloseReason, Control, Outgoing, Protocol, ReplyTo};
-use futures::future::BoxFuture;
+use futures::{SinkExt as _, StreamExt as _, future::BoxFuture};
 use serde_json::json;
 use shared_types::{ErrorKind, Problem};
 use std::sync::Arc;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 /// How much larger than its payload a packet may be.
 const ENVELOPE: usize = 1 << 10;
@@ -25,7 +21,7 @@ const ENVELOPE: usize = 1 << 10;
 pub fn upgrade(
     gateway: Arc<Gateway>,
     handshake: Handshake,
-    upgrade: WebSocketUpgrade,
+    upgrade: Upgrade,
     sid: Option<String>,
 ) -> Response {
     let place = match gateway.registry.place(handshake.address) {
@@ -38,19 +34,14 @@ pub fn upgrade(
         return super::refuse(1, "Session ID unknown");
     }
     let largest = readable(gateway.limits.message_bytes + ENVELOPE);
-    upgrade
-        .read_buffer_size(1 << 10)
-        .write_buffer_size(16 << 10)
-        .max_message_size(largest)
-        .max_frame_size(largest)
-        .on_upgrade(move |socket| async move {
-            let _place = place;
-            match sid {
-                None => fresh(gateway, handshake, socket).await,
-                Some(sid) => take_over(&gateway, &sid, socket).await,
-            }
-        })
-        .into_response()
+    let running = gateway.clone();
+    upgrade.run(&gateway, Protocol::SocketIo, largest, None, move |socket| async move {
+        let _place = place;
+        match sid {
+            None => fresh(running, handshake, socket).await,
+            Some(sid) => take_over(&running, &sid, socket).await,
+        }
+    })
 }
 
 /// The first packet of a connection.
@@ -65,20 +56,23 @@ pub fn open_packet(sid: &str, upgrades: &[&str], gateway: &Gateway) -> String {
     format!("0{open}")
 }
 
-async fn fresh(gateway: Arc<Gateway>, handshake: Handshake, mut socket: WebSocket) {
+async fn fresh(gateway: Arc<Gateway>, handshake: Handshake, mut socket: Socket) {
     let sid = super::polling::new_sid();
     let open = open_packet(&sid, &[], &gateway);
-    if socket.send(Message::Text(open.into())).await.is_err() {
+    if socket.stream.send(Message::Text(open.into())).await.is_err() {
         return;
     }
     let mut connection = Connection::new(gateway, handshake);
-    // Who never connects to the namespace is not kept.
-    let reason = match tokio::time::timeout(OPEN_WITHIN, first_packet(&mut socket)).await {
-        Ok(Some(text)) => match connection.receive(&text).await {
-            Inbound::Close(reason) => Some(reason),
-            Inbound::Continue | Inbound::Alive => None,
+    // Who never connects to the namespace is not kept, and told when the server stops.
+    let reason = tokio::select! {
+        reason = connection.outbox.closing() => Some(reason),
+        first = tokio::time::timeout(OPEN_WITHIN, first_packet(&mut socket)) => match first {
+            Ok(Some(text)) => match connection.receive(&text).await {
+                Inbound::Close(reason) => Some(reason),
+                Inbound::Continue | Inbound::Alive => None,
+            },
+            _ => Some(CloseReason::Gone),
         },
-        _ => Some(CloseReason::Gone),
     };
     if let Some(reason) = reason {
         connection.outbox.close(reason);
@@ -86,9 +80,9 @@ async fn fresh(gateway: Arc<Gateway>, handshake: Handshake, mut socket: WebSocke
     run(connection, socket).await;
 }
 
-async fn first_packet(socket: &mut WebSocket) -> Option<axum::extract::ws::Utf8Bytes> {
+async fn first_packet(socket: &mut Socket) -> Option<Utf8Bytes> {
     loop {
-        match socket.recv().await? {
+        match socket.stream.next().await? {
             Ok(Message::Text(text)) => return Some(text),
             Ok(Message::Ping(_) | Message::Pong(_)) => {}
             _ => return None,
@@ -97,13 +91,13 @@ async fn first_packet(socket: &mut WebSocket) -> Option<axum::extract::ws::Utf8B
 }
 
 /// Probes the WebSocket and takes the session over from long-polling once the client says so.
-async fn take_over(gateway: &Arc<Gateway>, sid: &str, mut socket: WebSocket) {
+async fn take_over(gateway: &Arc<Gateway>, sid: &str, mut socket: Socket) {
     let probing = async {
         loop {
             let text = first_packet(&mut socket).await?;
             match Engine::parse(&text)? {
                 Engine::Ping("probe") => {
-                    socket.send(Message::Text("3probe".into())).await.ok()?;
+                    socket.stream.send(Message::Text("3probe".into())).await.ok()?;
                     gateway.polling.release(sid);
                 }
                 Engine::Upgrade => return Some(()),
@@ -119,8 +113,9 @@ async fn take_over(gateway: &Arc<Gateway>, sid: &str, mut socket: WebSocket) {
     }
 }
 
-async fn run(connection: Connection, mut socket: WebSocket) {
+async fn run(connection: Connection, mut socket: Socket) {
     let outbox = connection.outbox.clone();
+    socket.attach(&connection.gateway, &outbox);
     let mut codec = SocketIoCodec { connection };
     let reason = drive(&mut socket, &mut codec, &outbox).await;
     // Socket.IO's clients do not see close codes: they are told by an event, which went out before the close.
@@ -133,8 +128,6 @@ struct SocketIoCodec {
 }
 
 impl Codec for SocketIoCodec {
-    const PROTOCOL: Protocol = Protocol::SocketIo;
-
     fn ping(&self) -> Message {
         Message::Text("2".into())
     }
