@@ -1,0 +1,323 @@
+//! What goes to the append script and what comes back: pure.
+
+use super::encode;
+use crate::{
+    generation::Settled,
+    keys::{self, Announcing, Partition},
+    settings::RedisSettings,
+};
+use bytes::Bytes;
+use event_log::{Entry, Identity, LogError, Outcome, TopicKey};
+use fred::types::Value;
+use sha2::{Digest, Sha256};
+use shared_types::{EventId, Position};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+/// How much longer than its history a topic's position is kept.
+const POSITION: Duration = Duration::from_secs(24 * 3600);
+/// A history lives this much longer than asked, so that its lifetime need not be renewed with every event.
+pub const SLACK: Duration = Duration::from_secs(120);
+
+/// An entry as the script takes it.
+pub struct Prepared {
+    /// Whose topic.
+    pub key: TopicKey,
+    /// Its id.
+    pub id: EventId,
+    /// The encoded event.
+    pub event: Bytes,
+    /// How a repeat is recognized.
+    pub identity: Mark,
+}
+
+/// How a repeat is recognized, in the script's terms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// Not at all.
+    Unique,
+    /// By a key, which holds the fingerprint of the content.
+    Keyed {
+        /// The key.
+        key: String,
+        /// 32 hexadecimal digits.
+        fingerprint: String,
+    },
+    /// By a position that only grows.
+    Positioned {
+        /// The source.
+        source: String,
+        /// The leader's term.
+        term: u64,
+        /// Text whose order is the positions' order under every collation: hexadecimal digits of equal length, then
+        /// those of the mapping.
+        at: String,
+    },
+}
+
+impl Prepared {
+    /// Encodes an entry.
+    pub fn new(entry: &Entry) -> Self {
+        let identity = match &entry.identity {
+            Identity::Unique => Mark::Unique,
+            Identity::Keyed { producer } => Mark::Keyed {
+                key: keys::publisher_id(&entry.key, producer, entry.id.as_str()),
+                fingerprint: fingerprint(entry),
+            },
+            Identity::Positioned { source, term, at } => Mark::Positioned {
+                source: source.to_string(),
+                term: *term,
+                at: format!("{:016x}{:016x}{}", at.lsn, at.ordinal, hex::encode(at.mapping.as_str())),
+            },
+        };
+        Self { key: entry.key.clone(), id: entry.id.clone(), event: encode::encode(entry), identity }
+    }
+}
+
+/// Hash of what must be the same when an id is used again.
+fn fingerprint(entry: &Entry) -> String {
+    let mut hash = Sha256::new();
+    hash.update(entry.kind.as_bytes());
+    hash.update([0]);
+    hash.update(entry.payload.as_str());
+    hex::encode(&hash.finalize()[..16])
+}
+
+/// Refuses a call that uses one id for two contents.
+///
+/// # Errors
+/// `IdConflict`.
+pub fn check(entries: &[Prepared]) -> Result<(), LogError> {
+    let mut within: HashMap<&str, &str> = HashMap::new();
+    for entry in entries {
+        if let Mark::Keyed { key, fingerprint } = &entry.identity
+            && within.insert(key, fingerprint).is_some_and(|other| other != fingerprint)
+        {
+            return Err(LogError::IdConflict { id: entry.id.to_string() });
+        }
+    }
+    Ok(())
+}
+
+/// Where a batch goes and under what name.
+pub struct Address<'a> {
+    /// The partition.
+    pub partition: Partition,
+    /// The writer's name.
+    pub writer: &'a str,
+    /// The batch's number, growing.
+    pub number: u64,
+    /// The generation.
+    pub settled: &'a Settled,
+    /// How live readers are reached.
+    pub announcing: Announcing,
+    /// What is kept how long.
+    pub settings: &'a RedisSettings,
+    /// Unix milliseconds.
+    pub now_ms: i64,
+}
+
+/// The keys and arguments of the append script.
+pub struct Batch {
+    /// `KEYS`.
+    pub keys: Vec<String>,
+    /// `ARGV`.
+    pub arguments: Vec<Value>,
+    /// The topics in the script's order.
+    pub topics: Vec<TopicKey>,
+}
+
+/// Writes out `requests`; `renewed` are topics whose history's lifetime is to be renewed.
+pub fn write(address: &Address<'_>, requests: &[&[Prepared]], renewed: &HashSet<TopicKey>) -> Batch {
+    let mut builder = Builder::default();
+    for entry in requests.iter().copied().flatten() {
+        builder.topic(&entry.key);
+    }
+    for entry in requests.iter().copied().flatten() {
+        if let Mark::Keyed { key, .. } = &entry.identity {
+            builder.id(key);
+        }
+    }
+    let mut arguments = builder.front(address, renewed);
+    for request in requests {
+        builder.request(request, &mut arguments);
+    }
+    let partition = address.partition;
+    let mut keys = vec![
+        partition.meta(),
+        partition.side_effects(),
+        partition.writer(address.writer),
+        partition.sources(),
+    ];
+    for topic in &builder.topics {
+        keys.extend([keys::head(topic), keys::history(topic)]);
+    }
+    keys.extend(builder.ids.iter().map(|&id| id.to_owned()));
+    Batch { keys, arguments, topics: builder.topics.into_iter().cloned().collect() }
+}
+
+#[derive(Default)]
+struct Builder<'a> {
+    topics: Vec<&'a TopicKey>,
+    numbers: HashMap<&'a TopicKey, i64>,
+    ids: Vec<&'a str>,
+    id_numbers: HashMap<&'a str, i64>,
+}
+
+impl<'a> Builder<'a> {
+    fn topic(&mut self, key: &'a TopicKey) {
+        if !self.numbers.contains_key(key) {
+            self.topics.push(key);
+            self.numbers.insert(key, self.topics.len() as i64);
+        }
+    }
+
+    fn id(&mut self, key: &'a str) {
+        if !self.id_numbers.contains_key(key) {
+            // The topics' keys come first, and those of the partition.
+            self.id_numbers.insert(key, (4 + 2 * self.topics.len() + self.ids.len() + 1) as i64);
+            self.ids.push(key);
+        }
+    }
+
+    fn front(&self, address: &Address<'_>, renewed: &HashSet<TopicKey>) -> Vec<Value> {
+        let settings = address.settings;
+        let ms = |duration: Duration| Value::Integer(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
+        let mut arguments = vec![
+            text(&address.settled.generation),
+            Value::Integer(address.number as i64),
+            text(&format!("{:012x}", rand::random::<u64>() >> 16)),
+            Value::Integer(address.now_ms),
+            ms(settings.history + POSITION),
+            ms(settings.history + SLACK),
+            ms(settings.ids),
+            text(address.announcing.command()),
+            Value::Integer(self.topics.len() as i64),
+        ];
+        for topic in &self.topics {
+            arguments.push(address.announcing.channel(topic).into());
+            arguments.push(Value::Integer(i64::from(renewed.contains(*topic))));
+        }
+        arguments
+    }
+
+    fn request(&self, entries: &[Prepared], arguments: &mut Vec<Value>) {
+        if entries.iter().all(|entry| entry.identity == Mark::Unique) {
+            let runs: Vec<&[Prepared]> = entries.chunk_by(|a, b| a.key == b.key).collect();
+            arguments.extend([text("u"), Value::Integer(runs.len() as i64)]);
+            for run in runs {
+                let topic = self.numbers[&run[0].key];
+                arguments.extend([Value::Integer(topic), Value::Integer(run.len() as i64)]);
+                arguments.extend(run.iter().map(|entry| Value::Bytes(entry.event.clone())));
+            }
+            return;
+        }
+        arguments.extend([text("m"), Value::Integer(entries.len() as i64)]);
+        for entry in entries {
+            arguments.extend([Value::Integer(self.numbers[&entry.key]), Value::Bytes(entry.event.clone())]);
+            arguments.extend(match &entry.identity {
+                Mark::Unique => [text("u"), text(""), text("")],
+                Mark::Keyed { key, fingerprint } => {
+                    [text("k"), Value::Integer(self.id_numbers[key.as_str()]), text(fingerprint)]
+                }
+                Mark::Positioned { source, term, at } => {
+                    [text("p"), text(source), format!("{term} {at}").into()]
+                }
+            });
+        }
+    }
+}
+
+fn text(text: &str) -> Value {
+    Value::from(text)
+}
+
+/// The arguments by which heads are asked for.
+pub fn heads(settled: &Settled, settings: &RedisSettings) -> Vec<Value> {
+    let lifetime = i64::try_from((settings.history + POSITION).as_millis()).unwrap_or(i64::MAX);
+    vec![
+        text(&settled.generation),
+        text(&format!("{:012x}", rand::random::<u64>() >> 16)),
+        Value::Integer(lifetime),
+    ]
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub struct Answer {
+    /// For each request what became of its entries.
+    pub outcomes: Vec<Result<Vec<Outcome>, LogError>>,
+    /// The partition's last sequence.
+    pub sequence: u64,
+    /// How many events were appended.
+    pub appended: usize,
+}
+
+/// Reads the script's answer to a batch of `requests`.
+///
+/// # Errors
+/// `Internal` where it cannot be read.
+pub fn read(answer: &str, topics: &[TopicKey], requests: &[&[Prepared]]) -> Result<Answer, LogError> {
+    let unreadable = || LogError::Internal("the answer to an append cannot be read".to_owned());
+    let mut lines = answer.lines();
+    let mut heads: HashMap<&TopicKey, Position> = HashMap::new();
+    for topic in topics {
+        heads.insert(topic, lines.next().and_then(encode::read_position).ok_or_else(unreadable)?);
+    }
+    let sequence = lines.next().and_then(|line| line.parse().ok()).ok_or_else(unreadable)?;
+    let entries: Vec<&Prepared> = requests.iter().copied().flatten().collect();
+    let exceptions = Exceptions::read(lines, &entries).ok_or_else(unreadable)?;
+    let (mut outcomes, mut appended, mut number) = (Vec::with_capacity(requests.len()), 0, 0);
+    for (request, entries) in requests.iter().enumerate() {
+        let first = number;
+        number += entries.len();
+        if let Some(error) = exceptions.refused.get(&request) {
+            outcomes.push(Err(error.clone()));
+            continue;
+        }
+        let each =
+            entries.iter().zip(first..).map(|(entry, number)| match exceptions.repeated.get(&number) {
+                Some(position) => Some(Outcome::Repeated(position.clone())),
+                None => {
+                    let head = heads.get_mut(&entry.key)?;
+                    head.offset += 1;
+                    appended += 1;
+                    Some(Outcome::Appended(head.clone()))
+                }
+            });
+        outcomes.push(Ok(each.collect::<Option<_>>().ok_or_else(unreadable)?));
+    }
+    Ok(Answer { outcomes, sequence, appended })
+}
+
+#[derive(Default)]
+struct Exceptions {
+    repeated: HashMap<usize, Option<Position>>,
+    refused: HashMap<usize, LogError>,
+}
+
+impl Exceptions {
+    fn read<'a>(lines: impl Iterator<Item = &'a str>, entries: &[&Prepared]) -> Option<Self> {
+        let mut found = Self::default();
+        for line in lines {
+            let mut words = line.split(' ');
+            let (kind, first) = (words.next()?, words.next()?.parse::<usize>().ok()?);
+            if kind == "R" {
+                found.repeated.insert(first, words.next().and_then(encode::read_position));
+                continue;
+            }
+            let entry = entries.get(words.next()?.parse::<usize>().ok()?)?;
+            let error = match &entry.identity {
+                Mark::Positioned { source, term, .. } => {
+                    let theirs = words.next()?.parse().ok()?;
+                    LogError::Fenced { source_name: source.clone(), ours: *term, theirs }
+                }
+                _ => LogError::IdConflict { id: entry.id.to_string() },
+            };
+            found.refused.insert(first, error);
+        }
+        Some(found)
+    }
+}

@@ -1,0 +1,151 @@
+//! Subscribes, unsubscribes and looks up heads, one order after the other, so that the live reader never waits for
+//! the server while messages come.
+
+use super::{history, lane::Shore};
+use crate::{
+    connection::{Link, on, plain},
+    error::RedisError,
+    keys::{Announcing, Partition},
+};
+use event_log::{LogError, TopicKey};
+use fred::interfaces::{ClientLike, PubsubInterface};
+use shared_types::Position;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// Channels in one command.
+const CHANNELS: usize = 200;
+/// How long to wait before subscribing is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Topics to follow, and where their heads go.
+pub type WatchAsk = (Vec<TopicKey>, oneshot::Sender<Result<Vec<Position>, LogError>>);
+
+/// What is to be done.
+pub enum Order {
+    /// Subscribe to the topics of the asks, then look up their heads.
+    Watch(Vec<WatchAsk>),
+    /// Unsubscribe.
+    Unwatch(Vec<TopicKey>),
+    /// Subscribe to everything again, until that succeeds, then look up the heads.
+    Again(Vec<TopicKey>),
+    /// Look up heads.
+    Look(Vec<TopicKey>),
+}
+
+/// What was done.
+pub enum Done {
+    /// Heads as of after the subscription, or why there are none.
+    Watched(Vec<WatchAsk>, Result<HashMap<TopicKey, Position>, LogError>),
+    /// Heads as of now.
+    Looked(HashMap<TopicKey, Position>),
+    /// All are subscribed to again; heads as of after that.
+    Again(HashMap<TopicKey, Position>),
+}
+
+/// Does what is ordered until nobody orders, or hears of it, any more.
+pub async fn run(
+    shore: Arc<Shore>,
+    link: Arc<Link>,
+    mut orders: mpsc::Receiver<Order>,
+    done: mpsc::Sender<Done>,
+) {
+    while let Some(order) = orders.recv().await {
+        let report = match order {
+            Order::Watch(asks) => {
+                let keys: Vec<TopicKey> = asks.iter().flat_map(|(keys, _)| keys.iter().cloned()).collect();
+                let heads = subscribe_and_look(&shore, &link, &keys).await;
+                Done::Watched(asks, heads)
+            }
+            Order::Unwatch(keys) => {
+                if let Err(error) = unsubscribe(&link, &keys).await {
+                    // Messages that nobody wants are thrown away; the next connection will not bring them.
+                    tracing::debug!(%error, "could not unsubscribe");
+                }
+                continue;
+            }
+            Order::Again(keys) => Done::Again(again(&shore, &link, &keys).await),
+            Order::Look(keys) => match history::heads(&shore, &keys).await {
+                Ok(heads) => Done::Looked(heads),
+                Err(_) => continue,
+            },
+        };
+        if done.send(report).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn again(shore: &Shore, link: &Link, keys: &[TopicKey]) -> HashMap<TopicKey, Position> {
+    loop {
+        match subscribe_and_look(shore, link, keys).await {
+            Ok(heads) => return heads,
+            Err(error) => tracing::debug!(%error, "could not subscribe to live events again; trying on"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+async fn subscribe_and_look(
+    shore: &Shore,
+    link: &Link,
+    keys: &[TopicKey],
+) -> Result<HashMap<TopicKey, Position>, LogError> {
+    subscribe(link, keys).await?;
+    history::heads(shore, keys).await
+}
+
+/// Subscribes, and waits until the server has done so: the library does not, but an answer to a later command on the
+/// same connection says it.
+async fn subscribe(link: &Link, keys: &[TopicKey]) -> Result<(), RedisError> {
+    let client = &link.subscriber;
+    match link.announcing {
+        Announcing::Plain => {
+            for keys in keys.chunks(CHANNELS) {
+                client.subscribe(channels(link, keys)).await?;
+            }
+            client.custom::<(), String>(plain("PING"), Vec::new()).await?;
+        }
+        Announcing::Sharded => {
+            for (partition, keys) in by_partition(keys) {
+                for key in &keys {
+                    client.ssubscribe(link.announcing.channel(key)).await?;
+                }
+                client.custom::<(), String>(on(partition, "PING"), Vec::new()).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn unsubscribe(link: &Link, keys: &[TopicKey]) -> Result<(), RedisError> {
+    match link.announcing {
+        Announcing::Plain => {
+            for keys in keys.chunks(CHANNELS) {
+                link.subscriber.unsubscribe(channels(link, keys)).await?;
+            }
+        }
+        Announcing::Sharded => {
+            for (_, keys) in by_partition(keys) {
+                link.subscriber.sunsubscribe(channels(link, &keys)).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn channels(link: &Link, keys: &[TopicKey]) -> Vec<String> {
+    keys.iter().map(|key| link.announcing.channel(key)).collect()
+}
+
+fn by_partition(keys: &[TopicKey]) -> BTreeMap<Partition, Vec<TopicKey>> {
+    let mut by_partition: BTreeMap<Partition, Vec<TopicKey>> = BTreeMap::new();
+    for key in keys {
+        by_partition.entry(Partition::of(key)).or_default().push(key.clone());
+    }
+    by_partition
+}

@@ -1,0 +1,147 @@
+//! Keeps what is stored within its bounds: side-effect streams behind the slowest group, histories by age, number
+//! and size, and histories shorter while the server's memory runs short.
+
+use super::{
+    lane::{Shore, now_ms},
+    tally::Due,
+};
+use crate::{
+    connection::{Link, linked, run_script},
+    error::RedisError,
+    generation::Settled,
+    keys::{self, Partition},
+};
+use event_log::TopicKey;
+use fred::types::Value;
+use futures::{StreamExt, stream};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+
+/// How often histories that have grown are trimmed.
+const EVERY: Duration = Duration::from_secs(1);
+/// Every how many of these rounds side-effect streams are swept.
+const SWEEP: u32 = 2;
+/// Entries of a side-effect stream that stay where nobody reads them.
+const UNREAD: i64 = 100;
+/// Trims under way at a time.
+const AT_ONCE: usize = 16;
+/// The share of the server's memory, in percent, from which histories are kept shorter, and below which longer again.
+const SHORT: u64 = 80;
+const AMPLE: u64 = 70;
+/// Histories are halved at most this often.
+const HALVINGS: u32 = 10;
+
+/// Runs until `stop`.
+pub async fn run(shore: Arc<Shore>, stop: CancellationToken) {
+    let mut upkeep = Upkeep { shore, halvings: 0, round: 0 };
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        if let Err(error) = upkeep.round().await {
+            tracing::debug!(%error, "could not keep the event log within its bounds; trying again");
+        }
+    }
+}
+
+struct Upkeep {
+    shore: Arc<Shore>,
+    halvings: u32,
+    round: u32,
+}
+
+impl Upkeep {
+    async fn round(&mut self) -> Result<(), RedisError> {
+        let (link, settled) =
+            (linked(&self.shore.links, EVERY).await?, self.shore.guard.settled(EVERY).await?);
+        self.round = self.round.wrapping_add(1);
+        let is_pressed = self.watch_memory();
+        self.trim(&link, &settled, is_pressed).await;
+        if self.round.is_multiple_of(SWEEP) {
+            self.sweep(&link, &settled).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps histories half as long while memory runs short, and twice as long once there is room; answers whether
+    /// all of them are to be trimmed now.
+    fn watch_memory(&mut self) -> bool {
+        let nodes = self.shore.guard.seen().nodes;
+        let share = nodes
+            .iter()
+            .filter(|node| node.memory.1 > 0)
+            .map(|node| node.memory.0 * 100 / node.memory.1)
+            .max();
+        let share = share.unwrap_or_default();
+        let before = self.halvings;
+        if share >= SHORT && self.halvings < HALVINGS {
+            self.halvings += 1;
+        } else if share < AMPLE && self.halvings > 0 && self.round.is_multiple_of(30) {
+            self.halvings -= 1;
+        }
+        if self.halvings != before {
+            tracing::warn!(
+                redis.memory_percent = share,
+                log.halvings = self.halvings,
+                "histories are kept shorter"
+            );
+        }
+        self.halvings > before
+    }
+
+    async fn trim(&self, link: &Link, settled: &Settled, all: bool) {
+        let settings = &self.shore.settings;
+        let due = Due { events: settings.history_limit.events / 10, bytes: settings.history_limit.bytes / 8 };
+        let topics = self.shore.tally.due(due, settings.history, all);
+        let trimmed: u64 = stream::iter(topics)
+            .map(async |topic| match self.trim_one(link, settled, &topic).await {
+                Ok(count) => count,
+                Err(error) => {
+                    tracing::debug!(%error, topic.name = %topic.topic, "could not trim a history; trying again");
+                    0
+                }
+            })
+            .buffer_unordered(AT_ONCE)
+            .fold(0, async |sum, count| sum + count)
+            .await;
+        if self.halvings > 0 {
+            self.shore.metrics.log_history_shortened.inc_by(trimmed);
+        }
+    }
+
+    async fn trim_one(&self, link: &Link, settled: &Settled, topic: &TopicKey) -> Result<u64, RedisError> {
+        let settings = &self.shore.settings;
+        let keep_ms = i64::try_from(settings.history.as_millis()).unwrap_or(i64::MAX) >> self.halvings;
+        let arguments = vec![
+            Value::Integer((settings.history_limit.events >> self.halvings).max(1) as i64),
+            Value::Integer((settings.history_limit.bytes >> self.halvings) as i64),
+            Value::Integer(now_ms().saturating_sub(keep_ms)),
+        ];
+        let keys = vec![keys::history(topic)];
+        let answer =
+            run_script(&link.reads, &settled.scripts.trim, Partition::of(topic), keys, arguments).await?;
+        Ok(answer.as_u64().unwrap_or_default())
+    }
+
+    /// Sweeps all side-effect streams, and finds out whether together they have reached the limit.
+    async fn sweep(&self, link: &Link, settled: &Settled) -> Result<(), RedisError> {
+        let all = Partition::all().map(async |partition| {
+            let keys = vec![partition.meta(), partition.side_effects(), partition.groups()];
+            let arguments = vec![Value::Integer(UNREAD)];
+            let left = run_script(&link.reads, &settled.scripts.sweep, partition, keys, arguments).await?;
+            Ok::<_, RedisError>(left.as_u64().unwrap_or_default())
+        });
+        let bytes: u64 = futures::future::try_join_all(all).await?.into_iter().sum();
+        let limit = self.shore.settings.backlog_bytes;
+        self.shore.metrics.log_backlog_ratio.set(bytes as f64 / limit.max(1) as f64);
+        let is_full = bytes > limit;
+        if self.shore.full.swap(is_full, Ordering::Relaxed) != is_full {
+            tracing::warn!(log.bytes = bytes, log.full = is_full, "the event log's fill state changed");
+        }
+        Ok(())
+    }
+}

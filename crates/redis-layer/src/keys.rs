@@ -1,0 +1,163 @@
+//! Every key and channel in Redis: who belongs to a tenant carries its scope, and who shares a script a hash tag.
+
+use event_log::TopicKey;
+use fred::types::ClusterHash;
+
+/// The number of partitions; fixed, because topics hash to them.
+pub const PARTITIONS: u16 = 64;
+
+/// The keys of one partition, whose hash tag puts them on one node of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Partition(pub u16);
+
+impl Partition {
+    /// The partition of a topic.
+    pub fn of(key: &TopicKey) -> Self {
+        Self(event_log::partition_of(key, PARTITIONS))
+    }
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..PARTITIONS).map(Self)
+    }
+
+    fn key(self, name: &str) -> String {
+        format!("realtime:{{p{:02}}}:{name}", self.0)
+    }
+
+    /// Hash: `g` generation, `s` last sequence, `b` bytes ever appended (modulo 10¹³).
+    pub fn meta(self) -> String {
+        self.key("meta")
+    }
+
+    /// Stream: everything that is appended, for side-effect readers; entries are `<sequence>-<bytes so far>`.
+    pub fn side_effects(self) -> String {
+        self.key("side-effects")
+    }
+
+    /// Hash: up to which sequence each group has acknowledged.
+    pub fn groups(self) -> String {
+        self.key("groups")
+    }
+
+    /// Hash: term and position of each replication source.
+    pub fn sources(self) -> String {
+        self.key("sources")
+    }
+
+    /// The answer to the last batch of one writer; expires.
+    pub fn writer(self, writer: &str) -> String {
+        self.key(&format!("writer:{writer}"))
+    }
+
+    /// The slot in a cluster.
+    pub fn slot(self) -> ClusterHash {
+        ClusterHash::Custom(fred::util::redis_keyslot(format!("p{:02}", self.0).as_bytes()))
+    }
+}
+
+fn scoped(name: &str, key: &TopicKey) -> String {
+    let (scope, topic) = (&key.scope, &key.topic);
+    let (application, environment) = (scope.application(), scope.environment());
+    format!("realtime:{{p{:02}}}:{name}:{application}:{environment}:{topic}", Partition::of(key).0)
+}
+
+/// A topic's epoch and last offset; expires 24 h after the history.
+pub fn head(key: &TopicKey) -> String {
+    scoped("head", key)
+}
+
+/// Stream: a topic's bounded history; entries are `<offset>-<appended at, ms>`.
+pub fn history(key: &TopicKey) -> String {
+    scoped("history", key)
+}
+
+/// What is remembered of a publisher's id: fingerprint and position; expires.
+pub fn publisher_id(key: &TopicKey, producer: &str, id: &str) -> String {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    use sha2::{Digest, Sha256};
+    let mut hash = Sha256::new();
+    for part in [key.topic.as_str(), producer, id] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let digest = URL_SAFE_NO_PAD.encode(&hash.finalize()[..16]);
+    let (application, environment) = (key.scope.application(), key.scope.environment());
+    format!("realtime:{{p{:02}}}:id:{application}:{environment}:{digest}", Partition::of(key).0)
+}
+
+/// How live readers are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announcing {
+    /// `PUBLISH` on one server.
+    Plain,
+    /// `SPUBLISH` on the node of a cluster that has the partition.
+    Sharded,
+}
+
+impl Announcing {
+    /// The command that publishes.
+    pub fn command(self) -> &'static str {
+        match self {
+            Self::Plain => "PUBLISH",
+            Self::Sharded => "SPUBLISH",
+        }
+    }
+
+    /// The channel of a topic: `realtime:event:{app}:{env}:{topic}`, with a hash tag where a slot decides.
+    pub fn channel(self, key: &TopicKey) -> String {
+        match self {
+            Self::Plain => {
+                let (scope, topic) = (&key.scope, &key.topic);
+                format!("realtime:event:{}:{}:{topic}", scope.application(), scope.environment())
+            }
+            Self::Sharded => scoped("event", key),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared_types::{AppId, Environment, Scope, TopicName};
+
+    fn key(application: &str, topic: &str) -> TopicKey {
+        TopicKey {
+            scope: Scope::new(AppId::from_stored(application), Environment::Staging),
+            topic: TopicName::parse(topic).expect("valid"),
+        }
+    }
+
+    #[test]
+    fn keys_of_one_partition_share_a_slot() {
+        let key = key("app_a", "order.updated");
+        let partition = Partition::of(&key);
+        let names = [
+            partition.meta(),
+            partition.side_effects(),
+            partition.groups(),
+            partition.sources(),
+            partition.writer("w"),
+            head(&key),
+            history(&key),
+            publisher_id(&key, "client:a", "one"),
+            Announcing::Sharded.channel(&key),
+        ];
+        for name in names {
+            let slot = fred::util::redis_keyslot(name.as_bytes());
+            assert_eq!(ClusterHash::Custom(slot), partition.slot(), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_carry_the_scope() {
+        let (a, b) = (key("app_a", "order.updated"), key("app_b", "order.updated"));
+        assert_eq!(Announcing::Plain.channel(&a), "realtime:event:app_a:staging:order.updated");
+        for name in [head, history] {
+            assert!(name(&a).contains(":app_a:staging:"));
+            assert_ne!(name(&a), name(&b));
+        }
+        assert!(publisher_id(&a, "client:x", "one").contains(":app_a:staging:"));
+        assert_ne!(publisher_id(&a, "client:x", "one"), publisher_id(&a, "client:xo", "ne"));
+    }
+}

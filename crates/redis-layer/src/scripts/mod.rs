@@ -1,0 +1,49 @@
+//! The scripts that run on the server, and their load under a generation.
+//!
+//! A script's text ends with the generation for which it was loaded. A server forgets its scripts when it is started
+//! anew, and a replica that becomes a master never had them: whoever runs one of these scripts therefore runs it on
+//! a server that was looked at for that generation, or is told that it is not known.
+
+use crate::{error::RedisError, generation::Fresh};
+use fred::bytes_utils::Str;
+
+/// The names by which the server knows the scripts.
+#[derive(Clone, Debug)]
+pub struct Scripts {
+    /// Appends a batch.
+    pub append: Str,
+    /// Reads heads.
+    pub heads: Str,
+    /// Bounds a history.
+    pub trim: Str,
+    /// Removes what all groups have read.
+    pub sweep: Str,
+    /// Names a group.
+    pub open_group: Str,
+    /// Reads a group's next entries.
+    pub read_group: Str,
+    /// Moves a group's place.
+    pub acknowledge: Str,
+}
+
+/// Gives a partition a generation; run once, not kept.
+pub const INSTALL: &str = include_str!("install.lua");
+
+impl Scripts {
+    /// Loads all scripts for `generation` on every node that `server` reaches.
+    ///
+    /// # Errors
+    /// Where a node does not take one.
+    pub async fn load(server: &Fresh, generation: &str) -> Result<Self, RedisError> {
+        let load = async |text: &str| server.load(&format!("{text}-- {generation}\n")).await;
+        Ok(Self {
+            append: load(include_str!("append.lua")).await?,
+            heads: load(include_str!("heads.lua")).await?,
+            trim: load(include_str!("trim.lua")).await?,
+            sweep: load(include_str!("sweep.lua")).await?,
+            open_group: load(include_str!("open_group.lua")).await?,
+            read_group: load(include_str!("read_group.lua")).await?,
+            acknowledge: load(include_str!("acknowledge.lua")).await?,
+        })
+    }
+}

@@ -1,0 +1,4 @@
+//! The event log's contract on Redis, and what only Redis can get wrong.
+
+mod contract;
+mod harness;
