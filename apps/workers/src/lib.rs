@@ -70,6 +70,8 @@ async fn read_targets(platform: &Platform, stop: CancellationToken) {
         slot_prefix: platform.config.cdc.slot_name.clone(),
         installation,
         holder: format!("{}:{}", std::process::id(), new_id("worker")),
+        events_kept: platform.config.cdc.events_kept,
+        report_every: platform.config.cdc.heartbeat,
     };
     let targets = targets(platform);
     // It ends with the platform's tasks, after the service has given its leases back.

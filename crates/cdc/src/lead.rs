@@ -3,6 +3,7 @@
 use crate::{
     caretaker::{Caretaker, Charge},
     reader::{Ended, Reader},
+    recorder::{self, RecorderSource},
     service::{CdcParts, CdcSettings, Origin},
     status::{Status, StatusTask},
     target::{Identity, Names, TargetUrl, publication::Manage},
@@ -15,6 +16,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+/// The shortest and longest time between two reports: others take a status that is older than 5 seconds for dead.
+const REPORT_MIN: Duration = Duration::from_millis(100);
+const REPORT_MAX: Duration = Duration::from_secs(2);
 /// How long handing back may take when stopping.
 const HAND_BACK: Duration = Duration::from_secs(2);
 
@@ -96,8 +100,9 @@ impl Lead {
         tasks.spawn(renew(self.parts.leader.clone(), lease.to_owned(), term, asked, session.clone()));
         let writer = self.status_task(status.clone());
         tasks.spawn(writer.run(session.clone()));
+        let recorder = self.recorder(&mut tasks);
         let mut reading = JoinSet::new();
-        reading.spawn(self.reader(status.clone(), term).run(session.clone()));
+        reading.spawn(self.reader(status.clone(), term, recorder).run(session.clone()));
         let ended = match reading.join_next().await {
             Some(Ok(ended)) => ended,
             Some(Err(error)) => {
@@ -120,7 +125,17 @@ impl Lead {
         Caretaker::new(self.parts.pool.clone(), self.parts.sealer.clone(), charge, status)
     }
 
-    fn reader(&self, status: Arc<Status>, term: u64) -> Reader {
+    /// The recorder's task ends with the last recorder.
+    fn recorder(&self, tasks: &mut JoinSet<()>) -> RecorderSource {
+        if self.settings.events_kept.is_none() {
+            return RecorderSource::off(self.parts.metrics.clone());
+        }
+        let (source, writing) = recorder::start(self.parts.pool.clone(), self.parts.metrics.clone());
+        tasks.spawn(writing);
+        source
+    }
+
+    fn reader(&self, status: Arc<Status>, term: u64, recorder: RecorderSource) -> Reader {
         Reader {
             router: self.parts.router.clone(),
             metrics: self.parts.metrics.clone(),
@@ -128,6 +143,7 @@ impl Lead {
             status,
             names: self.names.clone(),
             term,
+            recorder,
             opening: None,
         }
     }
@@ -140,6 +156,7 @@ impl Lead {
             names: self.names.clone(),
             holder: self.settings.holder.clone(),
             metrics: self.parts.metrics.clone(),
+            every: self.settings.report_every.clamp(REPORT_MIN, REPORT_MAX),
         }
     }
 

@@ -13,6 +13,7 @@ mod lead;
 pub mod pgoutput;
 mod plan;
 mod reader;
+mod recorder;
 pub mod row;
 mod service;
 mod status;

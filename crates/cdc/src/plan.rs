@@ -3,15 +3,22 @@
 use crate::{
     evaluate::{CompiledMapping, Decision, Filtered},
     pgoutput::{Malformed, Message},
+    recorder::{self, Recorder},
     row::{Relation, RowChange},
     values::OwnTypes,
 };
 use bytes::Bytes;
-use database::tables::mappings::Mapping;
+use database::tables::{
+    cdc_events::{MappingResult, NewCdcEvent, Outcome},
+    mappings::Mapping,
+};
 use event_log::{Identity, SourcePosition};
 use event_router::Routed;
 use shared_types::{Draft, EventId, MappingId, Operation, Scope, Source, TopicName, ids::derived_id};
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 /// The mappings of a target.
 #[derive(Debug, Default)]
@@ -123,7 +130,7 @@ impl Relations {
         &self,
         message: &Message<'_>,
         place: &Place<'_>,
-        tally: &mut Tally,
+        witness: &mut Witness<'_>,
         mut take: impl FnMut(Routed),
     ) {
         let (oid, operation) = match message {
@@ -140,8 +147,16 @@ impl Relations {
             _ => return,
         };
         let change = RowChange { relation: &described.relation, operation, new: change.0, old: change.1 };
+        if described.fitted.is_empty() {
+            return;
+        }
+        let mut describing = witness.recorder.wants().then(Vec::new);
         for fitted in &described.fitted {
-            match fitted.compiled.evaluate(&change) {
+            let decision = fitted.compiled.evaluate(&change);
+            if let Some(results) = &mut describing {
+                fitted.describe(&decision, place, results);
+            }
+            match decision {
                 Decision::Fires { payload, metadata } => {
                     let draft = Draft {
                         topic: fitted.topic.clone(),
@@ -156,11 +171,22 @@ impl Relations {
                     take(Routed { scope: fitted.scope.clone(), draft, identity });
                 }
                 Decision::Filtered(Filtered::Operation) => {}
-                Decision::Filtered(_) => tally.filtered += 1,
-                Decision::Failed(_) => tally.failed += 1,
+                Decision::Filtered(_) => witness.tally.filtered += 1,
+                Decision::Failed(_) => witness.tally.failed += 1,
             }
         }
+        if let Some(results) = describing {
+            place.record(&change, results, witness.recorder);
+        }
     }
+}
+
+/// Who watches what becomes of changes.
+pub(crate) struct Witness<'a> {
+    /// Counts those that made no event.
+    pub tally: &'a mut Tally,
+    /// Writes all down.
+    pub recorder: &'a mut Recorder,
 }
 
 /// What became of changes that made no event.
@@ -183,6 +209,25 @@ impl Fitted {
         }
     }
 
+    /// Adds what became of a change, unless the mapping does not look at such changes.
+    fn describe(&self, decision: &Decision, place: &Place<'_>, results: &mut Vec<(Scope, MappingResult)>) {
+        let (outcome, reason) = match decision {
+            Decision::Fires { .. } => (Outcome::Routed, None),
+            Decision::Filtered(Filtered::Operation) => return,
+            Decision::Filtered(filtered) => (Outcome::Filtered, Some(filtered.reason().to_owned())),
+            Decision::Failed(reason) => (Outcome::Failed, Some(reason.clone())),
+        };
+        let routed = outcome == Outcome::Routed;
+        let result = MappingResult {
+            mapping_id: self.mapping.to_string(),
+            outcome,
+            topic: routed.then(|| self.topic.to_string()),
+            event_id: routed.then(|| place.event_id(&self.position).to_string()),
+            reason,
+        };
+        results.push((self.scope.clone(), result));
+    }
+
     fn misfit(&self, relation: &Relation) -> Option<Misfit> {
         let reason = self.compiled.misfit(relation)?;
         Some(Misfit { scope: self.scope.clone(), mapping: self.mapping.clone(), reason })
@@ -190,6 +235,27 @@ impl Fitted {
 }
 
 impl Place<'_> {
+    /// Hands what became of a change to the recorder, for each scope that looked at it.
+    fn record(&self, change: &RowChange<'_>, results: Vec<(Scope, MappingResult)>, recorder: &mut Recorder) {
+        let mut by_scope: BTreeMap<Scope, Vec<MappingResult>> = BTreeMap::new();
+        for (scope, result) in results {
+            by_scope.entry(scope).or_default().push(result);
+        }
+        for (scope, results) in by_scope {
+            recorder.take(NewCdcEvent {
+                scope,
+                source: self.source.clone(),
+                lsn: self.lsn,
+                ordinal: self.ordinal,
+                table: change.relation.table.to_string(),
+                operation: change.operation,
+                key: recorder::key(change),
+                results,
+                commit_ms: self.commit_ms,
+            });
+        }
+    }
+
     fn event_id(&self, position: &MappingId) -> EventId {
         let (lsn, ordinal) = (self.lsn.to_be_bytes(), self.ordinal.to_be_bytes());
         let parts = [self.slot.as_bytes(), &lsn, &ordinal, position.as_str().as_bytes()];

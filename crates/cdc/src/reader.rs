@@ -4,7 +4,8 @@ use crate::{
     appends::Appends,
     caretaker::{Caretaker, Prepared},
     pgoutput::{Malformed, Message},
-    plan::{Place, Plan, Relations, Tally},
+    plan::{Place, Plan, Relations, Tally, Witness},
+    recorder::{Recorder, RecorderSource},
     status::Status,
     stream::{Frame, Opening, ReplicationStream},
     target::Names,
@@ -88,6 +89,8 @@ pub(crate) struct Reader {
     pub caretaker: Caretaker,
     pub names: Names,
     pub term: u64,
+    /// Writes down what becomes of each change.
+    pub recorder: RecorderSource,
     /// The stream that is being opened.
     pub opening: Option<Opening>,
 }
@@ -185,6 +188,7 @@ struct Session {
     ordinal: u64,
     rows: u64,
     tally: Tally,
+    recorder: Recorder,
     told: u64,
     told_at: Instant,
 }
@@ -213,6 +217,7 @@ impl Session {
             ordinal: 0,
             rows: 0,
             tally: Tally::default(),
+            recorder: reader.recorder.recorder(),
             told: 0,
             told_at: Instant::now(),
         }
@@ -303,7 +308,8 @@ impl Session {
             commit_ms: self.commit_ms,
             ordinal: self.ordinal,
         };
-        self.relations.evaluate(message, &place, &mut self.tally, |event| self.appends.push(event));
+        let mut witness = Witness { tally: &mut self.tally, recorder: &mut self.recorder };
+        self.relations.evaluate(message, &place, &mut witness, |event| self.appends.push(event));
         self.ordinal += 1;
         self.rows += 1;
     }
@@ -328,6 +334,7 @@ impl Session {
             self.metrics.cdc_failed.inc_by(tally.failed);
         }
         self.status.confirmed.store(self.appends.confirmed(), Ordering::Relaxed);
+        self.recorder.confirmed(self.appends.confirmed());
         if self.appends.is_quiet() {
             self.status.lag_ms.store(0, Ordering::Relaxed);
         }

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use leadership::Leader;
 use metrics::Metrics;
 use shared_types::{Environment, Scope};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Who knows of a target.
@@ -94,6 +94,10 @@ pub struct CdcSettings {
     pub installation: String,
     /// What tells this process from others of the installation, shown as `leader`.
     pub holder: String,
+    /// How long what became of each row change is kept; `None`: it is not written down.
+    pub events_kept: Option<Duration>,
+    /// How often a reader reports its state, and sees whether an idle target needs a sign of life.
+    pub report_every: Duration,
 }
 
 /// What the service works with.

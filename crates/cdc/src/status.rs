@@ -1,4 +1,4 @@
-//! What a reader says of itself: kept in memory, written to the platform's database once a second and on change.
+//! What a reader says of itself: kept in memory, written to the platform's database now and then and on change.
 
 use crate::{plan::Misfit, target::Names, trouble::Trouble};
 use database::{
@@ -19,8 +19,8 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// How often it is written.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// Over how long rates are taken.
+const RATED: Duration = Duration::from_secs(1);
 /// How long changes are gathered before they are written.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -172,6 +172,8 @@ pub(crate) struct StatusTask {
     pub holder: String,
     /// The metrics of this process.
     pub metrics: Arc<Metrics>,
+    /// How often it is written where nothing changes.
+    pub every: Duration,
 }
 
 impl StatusTask {
@@ -180,7 +182,7 @@ impl StatusTask {
         let (mut rows, mut since) = (self.status.rows.load(Ordering::Relaxed), Instant::now());
         let mut rate = 0.0;
         while !stop.is_cancelled() {
-            if since.elapsed() >= INTERVAL {
+            if since.elapsed() >= RATED {
                 let now = self.status.rows.load(Ordering::Relaxed);
                 rate = (now - rows) as f64 / since.elapsed().as_secs_f64();
                 (rows, since) = (now, Instant::now());
@@ -188,7 +190,7 @@ impl StatusTask {
             self.write(rate).await;
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(INTERVAL) => {}
+                () = tokio::time::sleep(self.every) => {}
                 () = self.status.changed.notified() => tokio::time::sleep(GATHER).await,
             }
         }

@@ -5,6 +5,7 @@ use crate::{
     farewell::{self, Farewell},
     lead::{Group, Lead},
     reader::Ended,
+    recorder,
     service::{CdcParts, CdcSettings, CdcTarget, Origin, TargetSource},
     target::{self, Identity, Names, TargetUrl, publication::Manage},
     trouble::Trouble,
@@ -66,7 +67,8 @@ pub(crate) struct Supervisor {
     asked: HashSet<TargetUrl>,
     running: BTreeMap<Identity, Running>,
     tasks: JoinSet<(Identity, Ended)>,
-    farewells: JoinSet<()>,
+    /// What happens beside the readers.
+    beside: JoinSet<()>,
     /// When each slot may be tried to be given up again.
     given_up: HashMap<(String, String), Instant>,
     sweep_due: Instant,
@@ -86,7 +88,7 @@ impl Supervisor {
             asked: HashSet::new(),
             running: BTreeMap::new(),
             tasks: JoinSet::new(),
-            farewells: JoinSet::new(),
+            beside: JoinSet::new(),
             given_up: HashMap::new(),
             sweep_due: Instant::now(),
             own: None,
@@ -95,6 +97,9 @@ impl Supervisor {
 
     /// Runs until `stop`; then every reader is stopped and every lease handed back.
     pub async fn run(&mut self, stop: &CancellationToken) {
+        if let Some(kept) = self.settings.events_kept {
+            self.beside.spawn(recorder::remove_old(self.parts.pool.clone(), kept, stop.clone()));
+        }
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -107,11 +112,11 @@ impl Supervisor {
                 () = tokio::time::sleep(LOOK) => {}
                 Some(Ok((url, identity))) = self.asking.join_next() => self.answered(url, identity),
                 Some(ended) = self.tasks.join_next() => self.ended(ended),
-                Some(_) = self.farewells.join_next() => {}
+                Some(_) = self.beside.join_next() => {}
             }
         }
         self.asking.shutdown().await;
-        self.farewells.shutdown().await;
+        self.beside.shutdown().await;
         for running in self.running.values() {
             running.stop.cancel();
         }
@@ -182,7 +187,7 @@ impl Supervisor {
                 self.given_up.insert(key, Instant::now() + GIVE_UP_AGAIN);
                 let farewell =
                     Farewell { parts: self.parts.clone(), holder: self.settings.holder.clone(), slot };
-                self.farewells.spawn(farewell.say());
+                self.beside.spawn(farewell.say());
             }
         }
         self.given_up.retain(|_, again| Instant::now() < *again);

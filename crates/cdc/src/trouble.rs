@@ -45,6 +45,10 @@ impl Trouble {
                 Self::of_state(&cause.code().unwrap_or_default(), cause.message())
             }
             sqlx::Error::Tls(cause) => Self::tls(&cause.to_string()),
+            // The handshake's failures come as those of reading.
+            sqlx::Error::Io(cause) if is_about_certificates(&cause.to_string()) => {
+                Self::tls(&cause.to_string())
+            }
             sqlx::Error::Io(cause) => Self::unreachable(&cause.kind().to_string()),
             sqlx::Error::Configuration(_) => Self::new(
                 "TARGET_URL",
@@ -55,12 +59,26 @@ impl Trouble {
         }
     }
 
-    fn tls(what: &str) -> Self {
-        Self::new(
-            "TLS",
-            format!("no trusted connection to the target: {what}"),
-            "give the server's CA inline as sslrootcert, or another sslmode",
-        )
+    /// No trusted connection; `cause` is the client's text, which can hold names and is not passed on.
+    fn tls(cause: &str) -> Self {
+        let (what, cure) = if cause.contains("UnknownIssuer") {
+            ("nobody who is trusted signed its certificate", "give the server's CA inline as sslrootcert")
+        } else if cause.contains("not valid for name") || cause.contains("NotValidForName") {
+            (
+                "its certificate is for another name",
+                "name the host as its certificate does, or use sslmode=verify-ca with its CA as sslrootcert",
+            )
+        } else if cause.contains("xpired") {
+            ("its certificate has expired", "renew the server's certificate")
+        } else if is_about_certificates(cause) {
+            ("its certificate is not accepted", "give the server's CA inline as sslrootcert")
+        } else {
+            (
+                "it does not speak TLS as asked for",
+                "let the server speak TLS (ssl = on), or set another sslmode",
+            )
+        };
+        Self::new("TLS", format!("no trusted connection to the target: {what}"), cure)
     }
 
     /// What a SQLSTATE of the target means; `message` is the server's.
@@ -142,12 +160,14 @@ impl Trouble {
             Some("55000") => Self::new("SLOT", message, "the reader looks at its slot again"),
             Some(state) => Self::of_state(state, message),
             None if matches!(error, ReplicationError::Authentication(_)) => Self::of_state("28P01", message),
-            None if text.to_ascii_lowercase().contains("certificate") => {
-                Self::tls("its certificate is not trusted")
-            }
+            None if is_about_certificates(&text) => Self::tls(&text),
             None => Self::unreachable("the replication connection ended"),
         }
     }
+}
+
+fn is_about_certificates(text: &str) -> bool {
+    text.to_ascii_lowercase().contains("certificate")
 }
 
 /// The server's own words within the client's.

@@ -137,6 +137,8 @@ pub struct Metrics {
     pub cdc_failed: IntCounter,
     /// `realtime_cdc_unrecorded_total`: row changes left out of the event history, because it could not keep up.
     pub cdc_unrecorded: IntCounter,
+    /// `realtime_cdc_unrecorded_total`: row changes left out of the event history, because it could not keep up.
+    pub cdc_unrecorded: IntCounter,
     /// `realtime_cdc_interruptions_total`: replication streams that ended and were begun again.
     pub cdc_interruptions: IntCounter,
 }
@@ -256,6 +258,11 @@ impl Metrics {
                 r,
                 "realtime_cdc_failed_total",
                 "Row changes that a mapping does not fit",
+            ),
+            cdc_unrecorded: registry::counter(
+                r,
+                "realtime_cdc_unrecorded_total",
+                "Row changes left out of the event history of change data capture",
             ),
             cdc_unrecorded: registry::counter(
                 r,

@@ -3,11 +3,12 @@
 use crate::harness::{Harness, metadata, payload, scope};
 use database::tables::{
     cdc::{MappingState, ReaderState, set_desired},
+    cdc_events::{self, CdcEventQuery, Outcome},
     mappings,
 };
 use event_log::Identity;
 use serde_json::json;
-use shared_types::mapping::MappingDefinition;
+use shared_types::{MappingId, mapping::MappingDefinition};
 
 const ORDERS: &str = "create table orders (id int primary key, status text, body text, note text)";
 
@@ -252,5 +253,51 @@ async fn a_partitioned_table_is_followed_as_one() {
     let ids: Vec<_> = events.iter().map(|e| payload(e)["id"].as_i64().unwrap()).collect();
     assert_eq!(ids, [1, 101, 101, 101]);
     assert!(events.iter().all(|e| metadata(e).get("changedUnknown").is_none()));
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_became_of_each_change_is_written_down() {
+    let harness = Harness::new(ORDERS).await;
+    let paid = harness.mapping(json!({ "when": { "eq": ["$row.status", "paid"] } })).await;
+    let misfit =
+        harness.mapping(json!({ "topic": "order.misfit", "when": { "isNull": "$row.nowhere" } })).await;
+    let running = harness.start();
+    let states = |s: &database::tables::cdc::ReaderStatus| {
+        s.state == ReaderState::Streaming && s.mappings.iter().all(|m| m.state != MappingState::Pending)
+    };
+    harness.status_where("streaming", states).await;
+    harness
+        .sql("begin; insert into orders values (1, 'open'); insert into orders values (2, 'paid'); commit")
+        .await;
+    let event = harness.events(1).await.remove(0);
+    let all = CdcEventQuery::default();
+    harness
+        .until("written down", || async {
+            cdc_events::list(harness.pool(), &scope(), &all, 10).await.unwrap().len() == 2
+        })
+        .await;
+    let found = cdc_events::list(harness.pool(), &scope(), &all, 10).await.unwrap();
+    let [second, first] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((first.outcome.as_str(), second.outcome.as_str()), ("failed", "routed"));
+    assert_eq!(second.key.as_ref().unwrap().get(), "{\"id\":2}");
+    assert_eq!((first.ordinal, second.ordinal), (0, 1));
+    assert_eq!(first.lsn, second.lsn);
+    let result =
+        |of: &MappingId| second.results.iter().find(|r| r.mapping_id == of.as_str()).unwrap().clone();
+    assert_eq!(result(&paid).event_id.as_deref(), Some(event.id.as_str()));
+    assert_eq!(result(&paid).topic.as_deref(), Some("order.changed"));
+    assert!(result(&misfit).reason.unwrap().contains("nowhere"));
+    let held_back = &first.results.iter().find(|r| r.mapping_id == paid.as_str()).unwrap().reason;
+    assert_eq!(held_back.as_deref(), Some("when: the condition does not hold"));
+    let only = CdcEventQuery { outcome: Some(Outcome::Routed), ..CdcEventQuery::default() };
+    assert_eq!(cdc_events::list(harness.pool(), &scope(), &only, 10).await.unwrap().len(), 1);
+    let before = CdcEventQuery { before: Some(second.id), ..CdcEventQuery::default() };
+    assert_eq!(cdc_events::list(harness.pool(), &scope(), &before, 10).await.unwrap().len(), 1);
+    assert_eq!(
+        cdc_events::remove_older(harness.pool(), std::time::Duration::from_secs(60)).await.unwrap(),
+        0
+    );
+    assert_eq!(cdc_events::remove_older(harness.pool(), std::time::Duration::ZERO).await.unwrap(), 2);
     harness.finish(running).await;
 }

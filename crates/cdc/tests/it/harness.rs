@@ -5,6 +5,7 @@ use cdc::{CdcParts, CdcService, CdcSettings, CdcTarget, Manage, Names, TargetSou
 use database::{
     Pool,
     leader::PostgresLeader,
+    pool::{PoolSettings, connect_lazy},
     sealing::Sealer,
     tables::{
         cdc::{self as cdc_tables, MappingState, ReaderState, ReaderStatus},
@@ -13,6 +14,7 @@ use database::{
 };
 use event_log::{Entry, EventLog};
 use event_router::EventRouter;
+use local_postgres::LocalPostgres;
 use metrics::Metrics;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -58,10 +60,20 @@ impl Running {
     }
 }
 
+/// A target database.
+pub struct Target {
+    pub pool: Pool,
+    pub url: String,
+    pub name: String,
+    /// Dropped with it; `None` where its whole server is thrown away.
+    _database: Option<TestDatabase>,
+}
+
 /// The platform and its target.
 pub struct Harness {
     pub platform: TestDatabase,
-    pub target: TestDatabase,
+    pub target: Target,
+    pub metrics: Arc<Metrics>,
     pub log: Arc<RecordingLog>,
     pub targets: Arc<Mutex<Vec<CdcTarget>>>,
     installation: String,
@@ -71,12 +83,31 @@ pub struct Harness {
 impl Harness {
     /// A fresh platform and a fresh target in which `sql` has been run.
     pub async fn new(sql: &str) -> Self {
-        let (platform, target) = (testkit::database().await, testkit::empty_database().await);
+        let database = testkit::empty_database().await;
+        let target = Target {
+            pool: database.pool.clone(),
+            url: database.url.clone(),
+            name: database.name.clone(),
+            _database: Some(database),
+        };
+        Self::with(target, sql).await
+    }
+
+    /// A fresh platform, and as target the database `realtime` of a server of its own, in which `sql` has been run.
+    pub async fn on(server: &LocalPostgres, sql: &str) -> Self {
+        let url = server.url("realtime");
+        let pool = connect_lazy(&PoolSettings { min_connections: 0, ..PoolSettings::new(&url) }).unwrap();
+        Self::with(Target { pool, url, name: "realtime".to_owned(), _database: None }, sql).await
+    }
+
+    async fn with(target: Target, sql: &str) -> Self {
+        let platform = testkit::database().await;
         let targets = vec![CdcTarget::of_settings(scope(), target.url.clone(), Manage::Allowed)];
         let harness = Self {
-            installation: target.name.clone(),
+            installation: format!("{}-{}", target.name, platform.name),
             platform,
             target,
+            metrics: Metrics::new(),
             log: RecordingLog::new(),
             targets: Arc::new(Mutex::new(targets)),
             looks: Arc::default(),
@@ -132,11 +163,13 @@ impl Harness {
 
     /// Starts a service that appends to `log`.
     pub fn start_with(&self, log: Arc<dyn EventLog>) -> Running {
-        let metrics = Metrics::new();
+        let metrics = self.metrics.clone();
         let settings = CdcSettings {
             slot_prefix: "test_slot".to_owned(),
             installation: self.installation.clone(),
             holder: format!("holder-{}", rand::random::<u32>()),
+            events_kept: Some(Duration::from_secs(3600)),
+            report_every: Duration::from_secs(1),
         };
         let (targets, looks) = (self.targets.clone(), self.looks.clone());
         let source: TargetSource = Arc::new(move || {

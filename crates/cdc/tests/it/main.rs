@@ -6,6 +6,7 @@ mod failures;
 mod flow;
 mod harness;
 mod recording;
+mod servers;
 mod slots;
 mod tables;
 mod throughput;

@@ -4,6 +4,7 @@ pub mod api_keys;
 pub mod applications;
 pub mod auth_snapshot;
 pub mod cdc;
+pub mod cdc_events;
 pub mod cdc_slots;
 pub mod idempotency;
 pub mod installation;
