@@ -1,8 +1,10 @@
-//! PostgreSQL: the pool, the migrations, one file for each table, and the event log on PostgreSQL.
+//! PostgreSQL: the pool, the migrations, one file for each table, and the event log and the documents
+//! on PostgreSQL.
 //!
 //! Owns every SQL statement of the platform. Knows no HTTP and no transport. Plain functions over an executor,
 //! the scope first.
 
+pub mod documents;
 mod error;
 pub mod event_log;
 pub mod leader;

@@ -240,8 +240,8 @@ fn check_revision(document: &Document, expected: Option<u64>) -> Result<(), Prob
     }
 }
 
-/// The latest time that every client can represent, in Unix milliseconds.
-const LATEST: i64 = 8_640_000_000_000_000;
+/// The end of the year 9999, in Unix milliseconds: later times are no times to clients and stores.
+const LATEST: i64 = 253_402_300_799_999;
 
 fn check_time(expires_at: Option<i64>, now: i64) -> Result<(), Problem> {
     match expires_at {

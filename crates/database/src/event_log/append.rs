@@ -5,8 +5,10 @@ use super::{
     plan::{self, Known, Plan, SourceState, Stored},
     rows, within,
 };
+use crate::documents::{self, EditRequest, Edits};
+use document_store::{Document, StoreError};
 use event_log::{Entry, Identity, LogError, Outcome, SourcePosition, StoredEvent, TopicKey, partition_of};
-use shared_types::{MappingId, Position};
+use shared_types::{MappingId, Position, Problem};
 use sqlx::{PgPool, Postgres, Row, Transaction};
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -16,6 +18,8 @@ use std::{
 
 /// How long a transaction may take before its callers are told that the log does not answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// How often a transaction is done again because of documents that others create meanwhile.
+const TRIES: usize = 10;
 /// How many topics are remembered for each partition before they are read again.
 const REMEMBERED: usize = 10_000;
 
@@ -25,6 +29,18 @@ pub enum Request {
     Append(Vec<Entry>),
     /// Topics that must have an epoch.
     Ensure(Vec<TopicKey>),
+    /// A document to edit; what it becomes is written, and its event appended.
+    Edit(EditRequest),
+}
+
+impl Request {
+    /// The edit, where it is one.
+    pub fn edit(&self) -> Option<&EditRequest> {
+        match self {
+            Self::Edit(request) => Some(request),
+            _ => None,
+        }
+    }
 }
 
 /// The answer to a request.
@@ -33,6 +49,8 @@ pub enum Answer {
     Append(Result<Vec<Outcome>, LogError>),
     /// The heads of the topics.
     Ensure(Vec<Position>),
+    /// The document, or why it was not written.
+    Edit(Result<Document, StoreError>),
 }
 
 /// What a partition gained.
@@ -77,14 +95,12 @@ pub async fn commit(
     requests: &[Request],
 ) -> Result<(Vec<Answer>, Vec<Grown>), LogError> {
     let work = async {
-        let mut tx = pool.begin().await?;
-        let touched: Vec<&TopicKey> = requests.iter().flat_map(keys).collect();
-        let (mut stored, made) = load(&mut tx, memory, requests, &touched).await?;
-        let mut plan = Plan::default();
-        let answers: Vec<Answer> = requests.iter().map(|r| answer(&mut plan, &mut stored, r)).collect();
-        write(&mut tx, &plan, &stored, &made).await?;
-        tx.commit().await?;
-        Ok((answers, stored, plan))
+        for _ in 0..TRIES {
+            if let Some(done) = attempt(pool, memory, requests).await? {
+                return Ok(done);
+            }
+        }
+        Err(sqlx::Error::Protocol("documents were created by others again and again".to_owned()))
     };
     match within(TIMEOUT, work).await {
         Ok((answers, stored, plan)) => {
@@ -98,17 +114,71 @@ pub async fn commit(
     }
 }
 
-fn keys(request: &Request) -> Vec<&TopicKey> {
-    match request {
-        Request::Append(entries) => entries.iter().map(|entry| &entry.key).collect(),
-        Request::Ensure(keys) => keys.iter().collect(),
+/// One transaction; `None` where it must be done again because another process has created one of its documents.
+async fn attempt(
+    pool: &PgPool,
+    memory: &mut Memory,
+    requests: &[Request],
+) -> Result<Option<(Vec<Answer>, Stored, Plan)>, sqlx::Error> {
+    let mut tx = pool.begin().await?;
+    // Documents first, partitions last: what an edit appends is only known once it is done.
+    let edits = Edits::prepare(&mut tx, requests).await?;
+    let units = units(requests, &edits);
+    let touched: Vec<&TopicKey> = units.iter().flat_map(Unit::keys).collect();
+    let (mut stored, made) = load(&mut tx, memory, &units, &touched).await?;
+    let mut plan = Plan::default();
+    let answers = units.iter().map(|unit| unit.answer(&mut plan, &mut stored)).collect();
+    if !edits.write(&mut tx).await? {
+        return Ok(None);
     }
+    write(&mut tx, &plan, &stored, &made).await?;
+    tx.commit().await?;
+    Ok(Some((answers, stored, plan)))
 }
 
-fn answer(plan: &mut Plan, stored: &mut Stored, request: &Request) -> Answer {
-    match request {
-        Request::Append(entries) => Answer::Append(plan::add(plan, stored, entries, partition)),
-        Request::Ensure(keys) => Answer::Ensure(keys.iter().map(|key| stored.topics[key].clone()).collect()),
+/// A request of which it is known what it appends.
+enum Unit<'r> {
+    Append(&'r [Entry]),
+    Ensure(&'r [TopicKey]),
+    Edit(Result<(Document, Entry), Problem>),
+}
+
+fn units<'r>(requests: &'r [Request], edits: &Edits) -> Vec<Unit<'r>> {
+    let mut outcomes = edits.outcomes();
+    let unit = |request: &'r Request| match request {
+        Request::Append(entries) => Unit::Append(entries),
+        Request::Ensure(keys) => Unit::Ensure(keys),
+        Request::Edit(_) => Unit::Edit(outcomes.next().expect("every edit has an outcome")),
+    };
+    requests.iter().map(unit).collect()
+}
+
+impl Unit<'_> {
+    fn entries(&self) -> &[Entry] {
+        match self {
+            Self::Append(entries) => entries,
+            Self::Edit(Ok((_, entry))) => std::slice::from_ref(entry),
+            Self::Edit(Err(_)) | Self::Ensure(_) => &[],
+        }
+    }
+
+    fn keys(&self) -> Vec<&TopicKey> {
+        match self {
+            Self::Ensure(keys) => keys.iter().collect(),
+            _ => self.entries().iter().map(|entry| &entry.key).collect(),
+        }
+    }
+
+    fn answer(&self, plan: &mut Plan, stored: &mut Stored) -> Answer {
+        match self {
+            Self::Append(entries) => Answer::Append(plan::add(plan, stored, entries, partition)),
+            Self::Ensure(keys) => Answer::Ensure(keys.iter().map(|key| stored.topics[key].clone()).collect()),
+            Self::Edit(Ok((document, _))) => {
+                let added = plan::add(plan, stored, self.entries(), partition).map_err(documents::failed);
+                Answer::Edit(added.map(|_| document.clone()))
+            }
+            Self::Edit(Err(problem)) => Answer::Edit(Err(StoreError::Refused(problem.clone()))),
+        }
     }
 }
 
@@ -120,15 +190,15 @@ fn partition(key: &TopicKey) -> u16 {
 async fn load(
     tx: &mut Transaction<'_, Postgres>,
     memory: &mut Memory,
-    requests: &[Request],
+    units: &[Unit<'_>],
     touched: &[&TopicKey],
 ) -> Result<(Stored, HashSet<TopicKey>), sqlx::Error> {
     let partitions: BTreeSet<u16> = touched.iter().map(|key| partition(key)).collect();
     let mut stored = Stored::default();
     lock(tx, memory, &partitions, &mut stored).await?;
     let made = load_topics(tx, memory, touched, &mut stored).await?;
-    load_sources(tx, memory, requests, &mut stored).await?;
-    load_ids(tx, requests, &mut stored).await?;
+    load_sources(tx, memory, units, &mut stored).await?;
+    load_ids(tx, units, &mut stored).await?;
     Ok((stored, made))
 }
 
@@ -222,11 +292,11 @@ async fn load_topics(
 async fn load_sources(
     tx: &mut Transaction<'_, Postgres>,
     memory: &Memory,
-    requests: &[Request],
+    units: &[Unit<'_>],
     stored: &mut Stored,
 ) -> Result<(), sqlx::Error> {
     let mut missing: HashSet<(u16, &Arc<str>)> = HashSet::new();
-    for entry in requests.iter().flat_map(entries) {
+    for entry in units.iter().flat_map(Unit::entries) {
         let Identity::Positioned { source, .. } = &entry.identity else { continue };
         let partition = partition(&entry.key);
         match memory.partitions.get(&partition).and_then(|known| known.sources.get(source)) {
@@ -264,21 +334,14 @@ async fn load_sources(
     Ok(())
 }
 
-fn entries(request: &Request) -> &[Entry] {
-    match request {
-        Request::Append(entries) => entries,
-        Request::Ensure(_) => &[],
-    }
-}
-
 async fn load_ids(
     tx: &mut Transaction<'_, Postgres>,
-    requests: &[Request],
+    units: &[Unit<'_>],
     stored: &mut Stored,
 ) -> Result<(), sqlx::Error> {
-    let keyed: Vec<(&Entry, &Arc<str>)> = requests
+    let keyed: Vec<(&Entry, &Arc<str>)> = units
         .iter()
-        .flat_map(entries)
+        .flat_map(Unit::entries)
         .filter_map(|entry| match &entry.identity {
             Identity::Keyed { producer } => Some((entry, producer)),
             _ => None,

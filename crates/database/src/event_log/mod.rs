@@ -15,11 +15,14 @@ mod rows;
 mod side_effects;
 mod writer;
 
+
+pub(crate) use append::Request;
 use event_log::{
     Entry, EventLog, HistoryPage, HistoryQuery, LiveReader, LogError, Outcome, SideEffectReader, TopicKey,
 };
 use futures::future::BoxFuture;
 use metrics::Metrics;
+pub(crate) use rows::decode;
 use shared_types::Position;
 use sqlx::PgPool;
 use std::{future::Future, sync::Arc, time::Duration};
@@ -28,7 +31,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use writer::Command;
+pub(crate) use writer::Command;
 
 /// The number of partitions; fixed, because topics hash to them.
 pub const PARTITIONS: u16 = 64;
@@ -92,6 +95,13 @@ impl PostgresEventLog {
         tasks.spawn(reader.run(stop.clone()));
         tasks.spawn(retention::Sweeper::new(pool.clone(), settings, full, metrics).run(stop));
         Arc::new(Self { pool, commands, live })
+    }
+}
+
+impl PostgresEventLog {
+    /// The way to the writer, for the documents that are committed with their events.
+    pub(crate) fn commands(&self) -> mpsc::Sender<Command> {
+        self.commands.clone()
     }
 }
 
@@ -160,7 +170,7 @@ fn is_passing(code: Option<&str>) -> bool {
 }
 
 /// Bounds a database call that would otherwise wait for ever on a dead peer.
-async fn within<T>(
+pub(crate) async fn within<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, LogError> {

@@ -1,6 +1,8 @@
 //! The one writer of a process: what queues up while a transaction commits goes into the next one.
 
 use super::append::{self, Answer, Grown, Memory, Request};
+use crate::documents::{self, EditRequest, MAX_EDITS};
+use document_store::{Document, StoreError};
 use event_log::{Entry, LogError, Outcome, TopicKey};
 use metrics::Metrics;
 use shared_types::Position;
@@ -36,12 +38,20 @@ pub enum Command {
         /// Where their heads go.
         reply: oneshot::Sender<Result<Vec<Position>, LogError>>,
     },
+    /// Edit a document and append its event.
+    Edit {
+        /// The edit.
+        request: EditRequest,
+        /// Where the document goes.
+        reply: oneshot::Sender<Result<Document, StoreError>>,
+    },
 }
 
 /// Where an answer goes.
 enum Reply {
     Append(oneshot::Sender<Result<Vec<Outcome>, LogError>>),
     Ensure(oneshot::Sender<Result<Vec<Position>, LogError>>),
+    Edit(oneshot::Sender<Result<Document, StoreError>>),
 }
 
 /// The writer task's state.
@@ -88,7 +98,7 @@ impl Writer {
     /// Takes what has queued up, within the bounds of a transaction. Refuses appends while the log is full.
     fn gather(&mut self, first: Command) -> (Vec<Request>, Vec<Reply>) {
         let (mut requests, mut replies) = (Vec::new(), Vec::new());
-        let (mut count, mut bytes) = (0, 0);
+        let (mut count, mut bytes, mut edits) = (0, 0, 0);
         let mut next = Some(first);
         while let Some(command) = next {
             match command {
@@ -106,8 +116,16 @@ impl Writer {
                     requests.push(Request::Ensure(keys));
                     replies.push(Reply::Ensure(reply));
                 }
+                Command::Edit { reply, .. } if self.full.load(Ordering::Relaxed) => {
+                    let _ = reply.send(Err(StoreError::BacklogFull));
+                }
+                Command::Edit { request, reply } => {
+                    (count, edits) = (count + 1, edits + 1);
+                    requests.push(Request::Edit(request));
+                    replies.push(Reply::Edit(reply));
+                }
             }
-            let room = count < BATCH_ENTRIES && bytes < BATCH_BYTES;
+            let room = count < BATCH_ENTRIES && bytes < BATCH_BYTES && edits < MAX_EDITS;
             next = if room { self.queue.try_recv().ok() } else { None };
         }
         (requests, replies)
@@ -169,6 +187,7 @@ impl Reply {
         match (self, answer) {
             (Self::Append(reply), Answer::Append(outcome)) => drop(reply.send(outcome)),
             (Self::Ensure(reply), Answer::Ensure(heads)) => drop(reply.send(Ok(heads))),
+            (Self::Edit(reply), Answer::Edit(outcome)) => drop(reply.send(outcome)),
             (reply, _) => reply.fail(LogError::Internal("an answer of the wrong kind".to_owned())),
         }
     }
@@ -177,6 +196,7 @@ impl Reply {
         match self {
             Self::Append(reply) => drop(reply.send(Err(error))),
             Self::Ensure(reply) => drop(reply.send(Err(error))),
+            Self::Edit(reply) => drop(reply.send(Err(documents::failed(error)))),
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod leases;
 pub mod login_failures;
 pub mod mappings;
 pub mod revocations;
+pub mod services;
 pub mod sessions;
 pub mod signing_keys;
 pub mod topics;

@@ -1,0 +1,245 @@
+//! The documents' part of one transaction of the group commit: lock and load, edit, write.
+//!
+//! Documents are locked by their keys in order, before any partition is. A document that is not there yet cannot be
+//! locked; should another process create it meanwhile, the insert shows it, and the transaction is done again.
+
+use super::reading;
+use crate::event_log::Request;
+use chrono::{DateTime, Utc};
+use document_store::{Document, DocumentKey, Edit, KEPT_REVISIONS, Write};
+use event_log::{Entry, Identity, TopicKey};
+use shared_types::{Problem, Source};
+use sqlx::{Postgres, Transaction};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// How many edits share a transaction at most: each may hold a document, its diff and its event in memory.
+pub(crate) const MAX_EDITS: usize = 64;
+/// Bytes of documents from which on editing them is too much work between two turns of a task.
+const MUCH: usize = 256 << 10;
+/// Revisions beyond those that are kept are removed whenever a document's revision passes a multiple of this.
+const PRUNE_EVERY: u64 = 16;
+
+/// An edit that waits for the writer.
+#[derive(Clone)]
+pub struct EditRequest {
+    /// Of which document.
+    pub key: DocumentKey,
+    /// What it does.
+    pub edit: Edit,
+}
+
+/// The outcomes of a transaction's edits, in the order of the requests.
+#[derive(Default)]
+pub(crate) struct Edits {
+    outcomes: Vec<Result<Write, Problem>>,
+    /// The revision at which each written document stood before, 0 where there was none.
+    bases: BTreeMap<DocumentKey, u64>,
+}
+
+impl Edits {
+    /// Locks and loads what the edits among `requests` are about, and edits it in their order.
+    pub async fn prepare(
+        tx: &mut Transaction<'_, Postgres>,
+        requests: &[Request],
+    ) -> Result<Self, sqlx::Error> {
+        let requests: Vec<EditRequest> = requests.iter().filter_map(Request::edit).cloned().collect();
+        if requests.is_empty() {
+            return Ok(Self::default());
+        }
+        let found = lock(tx, requests.iter().map(|request| &request.key).collect()).await?;
+        if found.values().map(|document| document.data.as_str().len()).sum::<usize>() < MUCH {
+            return Ok(apply(requests, found));
+        }
+        let edited = tokio::task::spawn_blocking(move || apply(requests, found)).await;
+        // Only an edit that panics gets here; its transaction ends, and the others' are tried by themselves.
+        edited.map_err(|error| sqlx::Error::Decode(Box::new(error)))
+    }
+
+    /// What became of each document, with what is to be appended, or why it is not written.
+    pub fn outcomes(&self) -> impl Iterator<Item = Result<(Document, Entry), Problem>> {
+        self.outcomes.iter().map(|outcome| match outcome {
+            Ok(write) => Ok((write.document.clone(), entry(write))),
+            Err(problem) => Err(problem.clone()),
+        })
+    }
+
+    /// Writes documents and revisions; `false` where another process has created one of the documents meanwhile, and
+    /// the transaction must be done again.
+    pub async fn write(&self, tx: &mut Transaction<'_, Postgres>) -> Result<bool, sqlx::Error> {
+        if self.bases.is_empty() {
+            return Ok(true);
+        }
+        let created = self.bases.values().filter(|&&base| base == 0).count();
+        if write(tx, &self.last(), &self.writes().collect::<Vec<_>>()).await? != created as i64 {
+            return Ok(false);
+        }
+        prune(tx, &self.last()).await?;
+        Ok(true)
+    }
+
+    fn writes(&self) -> impl Iterator<Item = &Write> {
+        self.outcomes.iter().flatten()
+    }
+
+    /// Each written document as it stands in the end, with its base.
+    fn last(&self) -> Vec<(&Document, u64)> {
+        let mut last: BTreeMap<&DocumentKey, &Document> = BTreeMap::new();
+        for write in self.writes() {
+            last.insert(&write.document.key, &write.document);
+        }
+        last.into_iter().map(|(key, document)| (document, self.bases[key])).collect()
+    }
+}
+
+/// The entry that a write appends to the log.
+fn entry(write: &Write) -> Entry {
+    Entry {
+        key: TopicKey::new(&write.document.key.scope, &write.event.topic),
+        id: write.event.id.clone(),
+        source: Source::Sync,
+        kind: write.event.kind.into(),
+        payload: write.event.payload.clone(),
+        metadata: write.event.metadata.clone(),
+        identity: Identity::Unique,
+    }
+}
+
+fn apply(requests: Vec<EditRequest>, mut current: HashMap<DocumentKey, Document>) -> Edits {
+    let mut edits = Edits::default();
+    for EditRequest { key, edit } in requests {
+        let before = current.get(&key);
+        let base = before.map_or(0, |document| document.revision);
+        let outcome = edit(before);
+        if let Ok(write) = &outcome {
+            edits.bases.entry(key.clone()).or_insert(base);
+            current.insert(key, write.document.clone());
+        }
+        edits.outcomes.push(outcome);
+    }
+    edits
+}
+
+async fn lock(
+    tx: &mut Transaction<'_, Postgres>,
+    keys: BTreeSet<&DocumentKey>,
+) -> Result<HashMap<DocumentKey, Document>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select d.application_id, d.environment, d.service, d.id, d.revision, d.data, d.deleted, d.created_at, \
+                d.updated_at, d.expires_at \
+         from unnest($1::text[], $2::text[], $3::text[], $4::text[]) as w(application_id, environment, service, id) \
+         join sync_documents d using (application_id, environment, service, id) \
+         order by d.application_id, d.environment, d.service, d.id for update of d",
+    )
+    .bind(keys.iter().map(|key| key.scope.application().as_str()).collect::<Vec<_>>())
+    .bind(keys.iter().map(|key| key.scope.environment().as_str()).collect::<Vec<_>>())
+    .bind(keys.iter().map(|key| key.service.as_str()).collect::<Vec<_>>())
+    .bind(keys.iter().map(|key| key.id.as_str()).collect::<Vec<_>>())
+    .fetch_all(&mut **tx)
+    .await?;
+    let documents = rows.iter().map(reading::document);
+    documents.map(|document| document.map(|document| (document.key.clone(), document))).collect()
+}
+
+/// A time as the database takes it.
+pub(super) fn time(unix_ms: i64) -> Result<DateTime<Utc>, sqlx::Error> {
+    let out_of_range = || sqlx::Error::Encode("a time that no calendar has".into());
+    DateTime::from_timestamp_millis(unix_ms).ok_or_else(out_of_range)
+}
+
+/// Writes everything in one statement; answers how many documents were inserted.
+async fn write(
+    tx: &mut Transaction<'_, Postgres>,
+    documents: &[(&Document, u64)],
+    writes: &[&Write],
+) -> Result<i64, sqlx::Error> {
+    let query = sqlx::query_scalar(
+        "with w as ( \
+             select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], \
+                                  $7::text[], $8::bool[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[]) \
+                  as w(application_id, environment, service, id, base, revision, data, deleted, created_at, \
+                       updated_at, expires_at) \
+         ), changed as ( \
+             update sync_documents d set revision = w.revision, data = w.data, deleted = w.deleted, \
+                    created_at = w.created_at, updated_at = w.updated_at, expires_at = w.expires_at \
+             from w where w.base > 0 and d.application_id = w.application_id and d.environment = w.environment \
+                      and d.service = w.service and d.id = w.id \
+         ), remembered as ( \
+             insert into sync_document_revisions (application_id, environment, service, id, revision, change, diff, \
+                                                  undo, event_id, created_at) \
+             select * from unnest($12::text[], $13::text[], $14::text[], $15::text[], $16::bigint[], $17::text[], \
+                                  $18::text[], $19::text[], $20::text[], $21::timestamptz[]) \
+             on conflict do nothing \
+         ), created as ( \
+             insert into sync_documents (application_id, environment, service, id, revision, data, deleted, \
+                                         created_at, updated_at, expires_at) \
+             select application_id, environment, service, id, revision, data, deleted, created_at, updated_at, \
+                    expires_at from w where base = 0 \
+             on conflict on constraint sync_documents_pkey do nothing returning 1 \
+         ) \
+         select count(*) from created",
+    );
+    let keys = || documents.iter().map(|(document, _)| &document.key);
+    let query = query
+        .bind(keys().map(|key| key.scope.application().as_str()).collect::<Vec<_>>())
+        .bind(keys().map(|key| key.scope.environment().as_str()).collect::<Vec<_>>())
+        .bind(keys().map(|key| key.service.as_str()).collect::<Vec<_>>())
+        .bind(keys().map(|key| key.id.as_str()).collect::<Vec<_>>())
+        .bind(documents.iter().map(|(_, base)| *base as i64).collect::<Vec<_>>())
+        .bind(documents.iter().map(|(d, _)| d.revision as i64).collect::<Vec<_>>())
+        .bind(documents.iter().map(|(d, _)| d.data.as_str()).collect::<Vec<_>>())
+        .bind(documents.iter().map(|(d, _)| d.deleted).collect::<Vec<_>>())
+        .bind(documents.iter().map(|(d, _)| time(d.created_at)).collect::<Result<Vec<_>, _>>()?)
+        .bind(documents.iter().map(|(d, _)| time(d.updated_at)).collect::<Result<Vec<_>, _>>()?)
+        .bind(
+            documents
+                .iter()
+                .map(|(d, _)| d.expires_at.map(time).transpose())
+                .collect::<Result<Vec<_>, _>>()?,
+        );
+    let keys = || writes.iter().map(|write| &write.document.key);
+    query
+        .bind(keys().map(|key| key.scope.application().as_str()).collect::<Vec<_>>())
+        .bind(keys().map(|key| key.scope.environment().as_str()).collect::<Vec<_>>())
+        .bind(keys().map(|key| key.service.as_str()).collect::<Vec<_>>())
+        .bind(keys().map(|key| key.id.as_str()).collect::<Vec<_>>())
+        .bind(writes.iter().map(|w| w.revision.revision as i64).collect::<Vec<_>>())
+        .bind(writes.iter().map(|w| w.revision.change.as_str()).collect::<Vec<_>>())
+        .bind(writes.iter().map(|w| w.revision.diff.as_str()).collect::<Vec<_>>())
+        .bind(writes.iter().map(|w| &*w.revision.undo).collect::<Vec<_>>())
+        .bind(writes.iter().map(|w| w.revision.event_id.as_str()).collect::<Vec<_>>())
+        .bind(writes.iter().map(|w| time(w.revision.at)).collect::<Result<Vec<_>, _>>()?)
+        .fetch_one(&mut **tx)
+        .await
+}
+
+/// Removes revisions beyond those that are kept, of documents that have gathered some.
+async fn prune(
+    tx: &mut Transaction<'_, Postgres>,
+    documents: &[(&Document, u64)],
+) -> Result<(), sqlx::Error> {
+    let due: Vec<&Document> = documents
+        .iter()
+        .filter(|(document, base)| {
+            document.revision > KEPT_REVISIONS && document.revision / PRUNE_EVERY > base / PRUNE_EVERY
+        })
+        .map(|(document, _)| *document)
+        .collect();
+    if due.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "delete from sync_document_revisions r \
+         using unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[]) \
+               as w(application_id, environment, service, id, upto) \
+         where r.application_id = w.application_id and r.environment = w.environment and r.service = w.service \
+           and r.id = w.id and r.revision <= w.upto",
+    )
+    .bind(due.iter().map(|d| d.key.scope.application().as_str()).collect::<Vec<_>>())
+    .bind(due.iter().map(|d| d.key.scope.environment().as_str()).collect::<Vec<_>>())
+    .bind(due.iter().map(|d| d.key.service.as_str()).collect::<Vec<_>>())
+    .bind(due.iter().map(|d| d.key.id.as_str()).collect::<Vec<_>>())
+    .bind(due.iter().map(|d| (d.revision - KEPT_REVISIONS) as i64).collect::<Vec<_>>())
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
