@@ -13,7 +13,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (0, &["shared-types"]),
     (1, &["event-log", "leadership", "document-store", "shared-config", "metrics", "observability", "local-postgres"]),
     (2, &["database", "redis-layer", "topic-registry", "schema-registry", "event-router", "jobs"]),
-    (3, &["auth", "sync", "cdc", "webhooks"]),
+    (3, &["auth", "sync", "cdc", "outbox", "webhooks"]),
     (4, &["platform"]),
     (5, &["backend", "workers"]),
     (6, &["realtime"]),

@@ -17,7 +17,7 @@ use prometheus::{
     Encoder, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 
-use lag::CdcLag;
+use lag::WorstLag;
 use topics::ReceivedByTopic;
 
 pub use prometheus::{Histogram as HistogramHandle, IntCounter as CounterHandle, IntGauge as GaugeHandle};
@@ -104,7 +104,12 @@ pub struct Metrics {
     rejected: IntCounterVec,
     queue_depth: IntGaugeVec,
     webhook_deliveries: IntCounterVec,
-    cdc_lag: CdcLag,
+    cdc_lag: WorstLag,
+    outbox_lag: WorstLag,
+    /// `realtime_outbox_events_total`: rows of outboxes that became events.
+    pub outbox_events: IntCounter,
+    /// `realtime_outbox_dead_letters_total`: rows of outboxes that can never be events.
+    pub outbox_dead_letters: IntCounter,
     /// `realtime_events_delivered_total`: events handed to connections.
     pub events_delivered: IntCounter,
     /// `realtime_events_filtered_total`: events held back by a subscription's filter.
@@ -135,8 +140,6 @@ pub struct Metrics {
     pub cdc_filtered: IntCounter,
     /// `realtime_cdc_failed_total`: row changes that a mapping could not be evaluated against.
     pub cdc_failed: IntCounter,
-    /// `realtime_cdc_unrecorded_total`: row changes left out of the event history, because it could not keep up.
-    pub cdc_unrecorded: IntCounter,
     /// `realtime_cdc_unrecorded_total`: row changes left out of the event history, because it could not keep up.
     pub cdc_unrecorded: IntCounter,
     /// `realtime_cdc_interruptions_total`: replication streams that ended and were begun again.
@@ -177,7 +180,7 @@ impl Metrics {
                 "Webhook delivery attempts, by status",
                 &["status"],
             ),
-            cdc_lag: CdcLag::new(
+            cdc_lag: WorstLag::new(
                 registry::float_gauge(
                     r,
                     "realtime_cdc_lag_seconds",
@@ -188,6 +191,24 @@ impl Metrics {
                     "realtime_cdc_lag_bytes",
                     "Write-ahead log not yet confirmed, slowest target",
                 ),
+            ),
+            outbox_lag: WorstLag::new(
+                registry::float_gauge(
+                    r,
+                    "realtime_outbox_lag_seconds",
+                    "Age of the oldest row that waits in an outbox, slowest outbox",
+                ),
+                registry::gauge(r, "realtime_outbox_pending", "Rows that wait in the fullest outbox"),
+            ),
+            outbox_events: registry::counter(
+                r,
+                "realtime_outbox_events_total",
+                "Rows of outboxes that became events",
+            ),
+            outbox_dead_letters: registry::counter(
+                r,
+                "realtime_outbox_dead_letters_total",
+                "Rows of outboxes that can never be events",
             ),
             events_delivered: registry::counter(
                 r,
@@ -258,11 +279,6 @@ impl Metrics {
                 r,
                 "realtime_cdc_failed_total",
                 "Row changes that a mapping does not fit",
-            ),
-            cdc_unrecorded: registry::counter(
-                r,
-                "realtime_cdc_unrecorded_total",
-                "Row changes left out of the event history of change data capture",
             ),
             cdc_unrecorded: registry::counter(
                 r,
@@ -346,6 +362,16 @@ impl Metrics {
     /// Forgets a target that this process no longer reads, so that its last lag does not stay for ever.
     pub fn clear_cdc_lag(&self, slot: &str) {
         self.cdc_lag.clear(slot);
+    }
+
+    /// Records how one outbox stands; the gauges show the slowest and the fullest one.
+    pub fn set_outbox_lag(&self, outbox: &str, lag_seconds: f64, pending: u64) {
+        self.outbox_lag.set(outbox, lag_seconds, pending);
+    }
+
+    /// Forgets an outbox that this process no longer reads.
+    pub fn clear_outbox_lag(&self, outbox: &str) {
+        self.outbox_lag.clear(outbox);
     }
 
     /// Everything as Prometheus text ([`CONTENT_TYPE`]).

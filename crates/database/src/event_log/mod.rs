@@ -7,6 +7,7 @@
 
 mod append;
 mod history;
+mod ids;
 mod live;
 mod notify;
 mod plan;
@@ -15,6 +16,7 @@ mod rows;
 mod side_effects;
 mod writer;
 
+pub use ids::forget_ids;
 
 pub(crate) use append::Request;
 use event_log::{

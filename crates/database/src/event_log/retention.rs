@@ -21,6 +21,8 @@ const CHUNK: i64 = 5_000;
 const SAMPLE: i64 = 200;
 /// How long a publisher's id is recognized.
 const IDS_SECONDS: f64 = 24.0 * 3600.0;
+/// How long the id of an outbox's row is recognized whose worker never says that the row is gone.
+const OUTBOX_IDS_SECONDS: f64 = 30.0 * 24.0 * 3600.0;
 /// How much longer than its last event a topic's position is kept.
 const POSITION_SECONDS: f64 = 24.0 * 3600.0;
 
@@ -271,9 +273,11 @@ fn removed(row: Option<PgRow>) -> Result<u64, LogError> {
 async fn forget(pool: &PgPool, keep: f64) -> Result<(), LogError> {
     let ids = sqlx::query(
         "delete from event_log_ids where ctid in (select ctid from event_log_ids \
-         where created_at < now() - make_interval(secs => $1) limit 10000)",
+         where created_at < now() - make_interval(secs => $1) \
+           and (producer not like 'outbox:%' or created_at < now() - make_interval(secs => $2)) limit 10000)",
     )
     .bind(IDS_SECONDS)
+    .bind(OUTBOX_IDS_SECONDS)
     .execute(pool);
     within(TIMEOUT, ids).await?;
     let topics = sqlx::query(

@@ -1,6 +1,6 @@
 //! `applications` and `environments`: the tenants and what is set for them.
 //!
-//! [`with_cdc_targets`] reads over all tenants; its rows carry their scope.
+//! [`with_cdc_targets`] and [`with_outboxes`] read over all tenants; their rows carry their scope.
 
 use crate::{DatabaseError, sealing::Sealer};
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,9 @@ pub struct Application {
 pub struct ApplicationConfig {
     /// The databases whose changes are followed.
     pub cdc: BTreeMap<Environment, StoredTarget>,
+    /// The databases whose outboxes are read.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub outbox: BTreeMap<Environment, StoredOutbox>,
     /// Which topics may be used; `open` where absent.
     pub topic_policy: BTreeMap<Environment, TopicPolicy>,
     /// Origins that browsers may connect from; those of the server's settings where absent.
@@ -57,6 +60,23 @@ pub struct OpenedTarget {
     pub url: Result<String, DatabaseError>,
     /// What is set about changing it.
     pub manage_tables: Option<bool>,
+}
+
+/// The database of an outbox as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredOutbox {
+    /// The sealed URL.
+    pub database_url: String,
+}
+
+/// The database of an outbox, opened.
+#[derive(Debug)]
+pub struct OpenedOutbox {
+    /// Whose.
+    pub scope: Scope,
+    /// Its URL; an error under another secret key.
+    pub url: Result<String, DatabaseError>,
 }
 
 /// Which topics may be used.
@@ -99,6 +119,23 @@ pub fn seal_target(sealer: &Sealer, scope: &Scope, url: &str, manage_tables: Opt
 /// [`DatabaseError::Unsealable`] under another secret key.
 pub fn open_target(sealer: &Sealer, scope: &Scope, target: &StoredTarget) -> Result<String, DatabaseError> {
     sealer.open(&target.database_url, &target_context(scope))
+}
+
+/// Seals the URL of an outbox's database for its place.
+pub fn seal_outbox(sealer: &Sealer, scope: &Scope, url: &str) -> StoredOutbox {
+    StoredOutbox { database_url: sealer.seal(url, &outbox_context(scope)) }
+}
+
+/// Opens the URL of an outbox's database.
+///
+/// # Errors
+/// [`DatabaseError::Unsealable`] under another secret key.
+pub fn open_outbox(sealer: &Sealer, scope: &Scope, outbox: &StoredOutbox) -> Result<String, DatabaseError> {
+    sealer.open(&outbox.database_url, &outbox_context(scope))
+}
+
+fn outbox_context(scope: &Scope) -> String {
+    format!("applications.config.outbox/{scope}")
 }
 
 fn target_context(scope: &Scope) -> String {
@@ -233,4 +270,41 @@ pub async fn with_cdc_targets(
         manage_tables: target.manage_tables,
     });
     Ok(opened.collect())
+}
+
+/// The outboxes' databases of all applications, opened; one that cannot be opened is answered as its error.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn with_outboxes(
+    executor: impl PgExecutor<'_>,
+    sealer: &Sealer,
+) -> Result<Vec<OpenedOutbox>, DatabaseError> {
+    let rows: Vec<(String, Json<ApplicationConfig>)> = sqlx::query_as(
+        "select id, config from applications where config -> 'outbox' <> '{}'::jsonb order by id",
+    )
+    .fetch_all(executor)
+    .await?;
+    let outboxes = rows.into_iter().flat_map(|(id, Json(config))| {
+        let id = AppId::from_stored(id);
+        config
+            .outbox
+            .into_iter()
+            .map(move |(environment, outbox)| (Scope::new(id.clone(), environment), outbox))
+    });
+    let opened =
+        outboxes.map(|(scope, outbox)| OpenedOutbox { url: open_outbox(sealer, &scope, &outbox), scope });
+    Ok(opened.collect())
+}
+
+/// Waits for whoever else changes which outboxes are read, until the transaction ends: what is read now of
+/// [`with_outboxes`] holds until then.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn lock_outboxes(connection: &mut PgConnection) -> Result<(), DatabaseError> {
+    sqlx::query("select pg_advisory_xact_lock(hashtext('applications.config.outbox'))")
+        .execute(connection)
+        .await?;
+    Ok(())
 }

@@ -110,6 +110,25 @@ pub async fn first_unregistered(
     Ok(query.bind(names).fetch_optional(executor).await?)
 }
 
+/// Which of `names` may not be used: those that are not registered, where the policy asks for it.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn forbidden(
+    executor: impl PgExecutor<'_>,
+    scope: &Scope,
+    names: &[String],
+) -> Result<Vec<String>, DatabaseError> {
+    let sql = "
+        select wanted.name from unnest($3::text[]) as wanted (name)
+        where exists (select from applications a
+                where a.id = $1 and a.config -> 'topicPolicy' ->> $2 = 'registered')
+            and not exists (select from topics t
+                where t.application_id = $1 and t.environment = $2 and t.name = wanted.name)";
+    let query = sqlx::query_scalar(sql).bind(scope.application().as_str()).bind(scope.environment().as_str());
+    Ok(query.bind(names).fetch_all(executor).await?)
+}
+
 /// The topics behind `after` by name, at most `limit`.
 ///
 /// # Errors

@@ -1,0 +1,168 @@
+//! `outbox_targets` and `outbox_status`: whose outbox a target's is, and how each stands.
+//!
+//! [`give_up_unset`] goes over all tenants; its rows carry their scope.
+
+use crate::DatabaseError;
+use serde::Serialize;
+use shared_types::Scope;
+use sqlx::{FromRow, PgExecutor, PgPool};
+
+/// What keeps an outbox from being read.
+#[derive(Clone, Copy, Debug)]
+pub struct Trouble<'a> {
+    /// A stable word.
+    pub code: &'a str,
+    /// What is wrong.
+    pub message: &'a str,
+    /// What helps.
+    pub cure: &'a str,
+}
+
+/// How an outbox was found.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// Rows that wait.
+    pub pending: i64,
+    /// When the oldest of them was written, Unix milliseconds.
+    pub oldest_ms: Option<i64>,
+    /// Topics that stand still.
+    pub halted: &'a [String],
+    /// What keeps it from being read.
+    pub trouble: Option<Trouble<'a>>,
+}
+
+/// How an outbox stands.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OutboxStatus {
+    /// A stable word for what keeps it from being read.
+    pub code: Option<String>,
+    /// What is wrong.
+    pub message: Option<String>,
+    /// What helps.
+    pub cure: Option<String>,
+    /// Rows that wait, counted up to 100,000.
+    pub pending: i64,
+    /// When the oldest of them was written, Unix milliseconds.
+    pub oldest_at: Option<i64>,
+    /// Topics that stand still because an append failed.
+    pub halted: Vec<String>,
+    /// When a worker last looked, Unix milliseconds.
+    pub updated_at: i64,
+}
+
+/// Claims the outbox of the database `database` of the cluster `system` for `scope`, which gives up any other it had;
+/// `false` where it is another scope's.
+///
+/// # Errors
+/// Violates `outbox_targets_scope` where the application is gone.
+pub async fn claim(
+    pool: &PgPool,
+    scope: &Scope,
+    system: &str,
+    database: &str,
+) -> Result<bool, DatabaseError> {
+    let (application, environment) = (scope.application().as_str(), scope.environment().as_str());
+    let mut tx = pool.begin().await?;
+    sqlx::query(
+        "delete from outbox_targets
+        where application_id = $1 and environment = $2 and (system <> $3 or database <> $4)",
+    )
+    .bind(application)
+    .bind(environment)
+    .bind(system)
+    .bind(database)
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query(
+        "insert into outbox_targets (application_id, environment, system, database) values ($1, $2, $3, $4)
+        on conflict do nothing",
+    )
+    .bind(application)
+    .bind(environment)
+    .bind(system)
+    .bind(database)
+    .execute(&mut *tx)
+    .await?;
+    let is_ours: bool = sqlx::query_scalar(
+        "select exists (select from outbox_targets
+            where application_id = $1 and environment = $2 and system = $3 and database = $4)",
+    )
+    .bind(application)
+    .bind(environment)
+    .bind(system)
+    .bind(database)
+    .fetch_one(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(is_ours)
+}
+
+/// Gives up the claims, and forgets the status, of scopes that are set to no outbox any more.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn give_up_unset(executor: impl PgExecutor<'_>) -> Result<(), DatabaseError> {
+    let sql = "
+        with given_up as (
+            delete from outbox_targets t where not exists (
+                select from applications a
+                where a.id = t.application_id and a.config -> 'outbox' -> t.environment is not null)
+        )
+        delete from outbox_status s where s.application_id is not null and not exists (
+            select from applications a
+            where a.id = s.application_id and a.config -> 'outbox' -> s.environment is not null)";
+    sqlx::query(sql).execute(executor).await?;
+    Ok(())
+}
+
+/// Writes how the outbox of `scope` (or the platform's own) was found.
+///
+/// # Errors
+/// Violates `outbox_status_scope` where the application is gone.
+pub async fn show(
+    executor: impl PgExecutor<'_>,
+    scope: Option<&Scope>,
+    seen: &Seen<'_>,
+) -> Result<(), DatabaseError> {
+    let sql = "
+        insert into outbox_status as s (outbox, application_id, environment, code, message, cure, pending, oldest_at,
+            halted, updated_at)
+        values ($1, $2, $3, $4, $5, $6, $7, to_timestamp($8::float8 / 1000), $9, clock_timestamp())
+        on conflict (outbox) do update set code = excluded.code, message = excluded.message, cure = excluded.cure,
+            pending = excluded.pending, oldest_at = excluded.oldest_at, halted = excluded.halted,
+            updated_at = excluded.updated_at";
+    let (code, message, cure) = match seen.trouble {
+        Some(Trouble { code, message, cure }) => (Some(code), Some(message), Some(cure)),
+        None => (None, None, None),
+    };
+    sqlx::query(sql)
+        .bind(scope.map_or_else(|| "platform".to_owned(), ToString::to_string))
+        .bind(scope.map(|scope| scope.application().as_str()))
+        .bind(scope.map(|scope| scope.environment().as_str()))
+        .bind(code)
+        .bind(message)
+        .bind(cure)
+        .bind(seen.pending)
+        .bind(seen.oldest_ms)
+        .bind(seen.halted)
+        .execute(executor)
+        .await?;
+    Ok(())
+}
+
+/// How the outbox of the target of `scope` stands; `None` where there is none, or nobody has looked yet.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn status(
+    executor: impl PgExecutor<'_>,
+    scope: &Scope,
+) -> Result<Option<OutboxStatus>, DatabaseError> {
+    let sql = "
+        select code, message, cure, pending, (extract(epoch from oldest_at) * 1000)::bigint as oldest_at, halted,
+            (extract(epoch from updated_at) * 1000)::bigint as updated_at
+        from outbox_status where application_id = $1 and environment = $2";
+    let query = sqlx::query_as(sql).bind(scope.application().as_str()).bind(scope.environment().as_str());
+    Ok(query.fetch_optional(executor).await?)
+}

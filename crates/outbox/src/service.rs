@@ -1,0 +1,173 @@
+//! Which outboxes there are, and one worker for each.
+
+use crate::{
+    row::Outbox,
+    source::{Source, claim_target, pool},
+    trouble::Trouble,
+    worker::Worker,
+};
+use database::{
+    Pool,
+    sealing::Sealer,
+    tables::{
+        applications::{self, OpenedOutbox},
+        outbox as status,
+    },
+};
+use event_router::EventRouter;
+use metrics::Metrics;
+use shared_types::Scope;
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::task::JoinSet;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// How often the settings are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long a trouble is waited out before another try.
+const RETRY: Duration = Duration::from_secs(3);
+/// Settings that are changed while their worker ends are looked at again.
+const END_LIMIT: Duration = Duration::from_secs(8);
+
+/// What the service works with.
+#[derive(Clone)]
+pub struct OutboxParts {
+    /// The platform's database.
+    pub pool: Pool,
+    /// The URL of the same, for connections on which rows are claimed.
+    pub database_url: String,
+    /// The way into the log.
+    pub router: EventRouter,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Opens the targets' URLs.
+    pub sealer: Arc<Sealer>,
+}
+
+/// Reads the platform's own outbox and those of all targets. Any number of processes may.
+pub struct OutboxService {
+    parts: OutboxParts,
+}
+
+/// Where an outbox is: what a worker is started anew for when it changes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Place {
+    Platform,
+    Target { scope: Scope, url: String },
+    Sealed { scope: Scope },
+}
+
+impl OutboxService {
+    /// A service that does nothing until [`OutboxService::run`].
+    pub fn new(parts: OutboxParts) -> Self {
+        Self { parts }
+    }
+
+    /// Runs until `stop`; then what was claimed is finished.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut workers = JoinSet::new();
+        let mut running: HashMap<Place, DropGuard> = HashMap::new();
+        while !stop.is_cancelled() {
+            match self.places().await {
+                Ok(places) => {
+                    // Dropping a guard stops its worker.
+                    running.retain(|place, _| places.contains(place));
+                    for place in places {
+                        running.entry(place).or_insert_with_key(|place| {
+                            let ending = stop.child_token();
+                            workers.spawn(work(self.parts.clone(), place.clone(), ending.clone()));
+                            ending.drop_guard()
+                        });
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "the outboxes' settings cannot be read yet"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                Some(ended) = workers.join_next(), if !workers.is_empty() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "an outbox's worker failed; starting all anew");
+                        running.clear();
+                    }
+                }
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+        drop(running);
+        let all = async { while workers.join_next().await.is_some() {} };
+        if tokio::time::timeout(END_LIMIT, all).await.is_err() {
+            tracing::warn!("an outbox did not end in time; what it had claimed is claimed again");
+        }
+    }
+
+    /// The outboxes that the settings name, and the platform's own.
+    async fn places(&self) -> Result<Vec<Place>, database::DatabaseError> {
+        status::give_up_unset(&self.parts.pool).await?;
+        let targets = applications::with_outboxes(&self.parts.pool, &self.parts.sealer).await?;
+        let places = targets.into_iter().map(|OpenedOutbox { scope, url }| match url {
+            Ok(url) => Place::Target { scope, url },
+            Err(_) => Place::Sealed { scope },
+        });
+        Ok(std::iter::once(Place::Platform).chain(places).collect())
+    }
+}
+
+/// Reads one outbox until `stop`, however often its database fails.
+async fn work(parts: OutboxParts, place: Place, stop: CancellationToken) {
+    let mut last = None;
+    while !stop.is_cancelled() {
+        let trouble = match source(&parts, &place).await {
+            Ok(source) => {
+                last = None;
+                let (producer, pool) = (source.outbox.producer.clone(), source.pool.clone());
+                let ended = Worker::new(source).run(&stop).await;
+                parts.metrics.clear_outbox_lag(&producer);
+                // Connections that do not answer are left to themselves.
+                let _ = tokio::time::timeout(RETRY, pool.close()).await;
+                match ended {
+                    Ok(()) => continue,
+                    Err(error) => Trouble::from(&error),
+                }
+            }
+            Err(trouble) => trouble,
+        };
+        show(&parts, &place, &trouble, &mut last).await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+/// Connects, and claims a target's outbox for its scope.
+async fn source(parts: &OutboxParts, place: &Place) -> Result<Source, Trouble> {
+    let (outbox, pool) = match place {
+        Place::Platform => {
+            (Outbox::of_platform(), pool(&parts.database_url).map_err(|error| Trouble::from(&error))?)
+        }
+        Place::Target { scope, url } => {
+            let pool = pool(url).map_err(|error| Trouble::from(&error))?;
+            (claim_target(&pool, &parts.pool, scope).await?, pool)
+        }
+        Place::Sealed { .. } => return Err(Trouble::sealed()),
+    };
+    let (platform, router, metrics) = (parts.pool.clone(), parts.router.clone(), parts.metrics.clone());
+    Ok(Source { outbox, pool, platform, router, metrics })
+}
+
+/// Says a trouble once, and shows it as long as it lasts.
+async fn show(parts: &OutboxParts, place: &Place, trouble: &Trouble, last: &mut Option<Trouble>) {
+    let (name, scope) = match place {
+        Place::Platform => ("platform".to_owned(), None),
+        Place::Target { scope, .. } | Place::Sealed { scope } => (scope.to_string(), Some(scope)),
+    };
+    if last.as_ref() != Some(trouble) {
+        let Trouble { code, message, cure } = trouble;
+        tracing::warn!(outbox = name, code, message, cure, "an outbox cannot be read; trying again");
+        *last = Some(trouble.clone());
+    }
+    let said = status::Trouble { code: trouble.code, message: &trouble.message, cure: trouble.cure };
+    let seen = status::Seen { pending: 0, oldest_ms: None, halted: &[], trouble: Some(said) };
+    if let Err(error) = status::show(&parts.pool, scope, &seen).await {
+        tracing::debug!(%error, "an outbox's status could not be written");
+    }
+}

@@ -1,0 +1,99 @@
+//! An outbox to read: its database, whose it is, and where its events go.
+
+use crate::{
+    row::Outbox,
+    table::{self, Form},
+    trouble::{OutboxError, Trouble},
+};
+use database::{Pool, tables::outbox};
+use event_router::EventRouter;
+use metrics::Metrics;
+use shared_types::Scope;
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use std::{future::Future, sync::Arc, time::Duration};
+
+/// Partitions of one outbox that a process works on at a time.
+pub const AT_A_TIME: usize = 4;
+const STATEMENT_LIMIT: Duration = Duration::from_secs(30);
+/// A worker that stops in the middle (a paused machine) loses its claims after this.
+const CLAIM_LIMIT: Duration = Duration::from_secs(60);
+const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
+
+/// An outbox with what reading it takes.
+pub struct Source {
+    /// Which, and whose.
+    pub outbox: Outbox,
+    /// The database that holds it.
+    pub pool: PgPool,
+    /// The platform's own database.
+    pub platform: Pool,
+    /// The way into the log.
+    pub router: EventRouter,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Source {
+    /// Which form its table has.
+    pub fn form(&self) -> Form {
+        if self.outbox.owner.is_none() { Form::Platform } else { Form::Target }
+    }
+}
+
+/// How to connect to `url`: statements end, and so do transactions in which nothing happens.
+///
+/// # Errors
+/// [`OutboxError::Url`].
+pub fn connect_options(url: &str) -> Result<PgConnectOptions, OutboxError> {
+    let options: PgConnectOptions = url.parse().map_err(|_| {
+        OutboxError::Url("it must be postgresql://user:password@host:port/database".to_owned())
+    })?;
+    Ok(options.application_name("realtime-outbox").options([
+        ("statement_timeout", STATEMENT_LIMIT.as_millis().to_string()),
+        ("idle_in_transaction_session_timeout", CLAIM_LIMIT.as_millis().to_string()),
+    ]))
+}
+
+/// A pool that suffices for one outbox, and connects when it is first used.
+///
+/// # Errors
+/// [`OutboxError::Url`].
+pub fn pool(url: &str) -> Result<PgPool, OutboxError> {
+    let options = connect_options(url)?;
+    Ok(PgPoolOptions::new()
+        .max_connections(AT_A_TIME as u32 + 2)
+        .acquire_timeout(ACQUIRE_LIMIT)
+        .idle_timeout(Some(Duration::from_secs(60)))
+        .connect_lazy_with(options))
+}
+
+/// Asks a target who it is, and claims its outbox for `scope`.
+///
+/// # Errors
+/// What keeps it from being read.
+pub async fn claim_target(pool: &PgPool, platform: &Pool, scope: &Scope) -> Result<Outbox, Trouble> {
+    let identity =
+        limited(async { Ok(table::identify(pool).await?) }).await.map_err(|e| Trouble::from(&e))?;
+    // Whether there is an outbox, before it is somebody's.
+    limited(async { Ok(table::pending(pool, Form::Target, &[]).await?) })
+        .await
+        .map_err(|error| Trouble::from(&error))?;
+    let is_ours =
+        limited(async { Ok(outbox::claim(platform, scope, &identity.system, &identity.database).await?) });
+    if is_ours.await.map_err(|error| Trouble::from(&error))? {
+        Ok(Outbox::of_target(&identity.system, &identity.database, scope.clone()))
+    } else {
+        Err(Trouble::owned())
+    }
+}
+
+/// Waits for `work` not much longer than a statement may take: a server that is gone does not time statements out.
+pub async fn limited<T>(work: impl Future<Output = Result<T, OutboxError>>) -> Result<T, OutboxError> {
+    match tokio::time::timeout(CLAIM_LIMIT, work).await {
+        Ok(result) => result,
+        Err(_) => Err(OutboxError::TooSlow(CLAIM_LIMIT)),
+    }
+}

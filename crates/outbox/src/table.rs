@@ -1,0 +1,153 @@
+//! Every statement on `event_outbox`. Plain functions over an executor; the same for the platform's and a target's.
+
+use crate::{PARTITIONS, row::OutboxRow};
+use sqlx::{FromRow, PgConnection, PgExecutor};
+
+/// The first half of the advisory locks' keys; the second is the partition.
+const LOCKS: i32 = 0x6f75_7462;
+/// Rows claimed together.
+pub const BATCH: i64 = 100;
+/// Rows counted at most, so that looking at a long backlog stays cheap.
+const COUNTED: i64 = 100_000;
+
+/// Which form the table has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Rows name their scope.
+    Platform,
+    /// All rows are one scope's.
+    Target,
+}
+
+/// Who a database is.
+#[derive(Clone, Debug, FromRow)]
+pub struct Identity {
+    /// The cluster's system identifier.
+    pub system: String,
+    /// The database's name.
+    pub database: String,
+}
+
+/// What waits in an outbox.
+#[derive(Clone, Copy, Debug, Default, FromRow)]
+pub struct Backlog {
+    /// Rows, counted up to 100,000.
+    pub pending: i64,
+    /// When the oldest was written, Unix milliseconds.
+    pub oldest_ms: Option<i64>,
+    /// How long ago that is.
+    pub lag_seconds: f64,
+}
+
+/// Who the database is.
+///
+/// # Errors
+/// Those of the database.
+pub async fn identify(executor: impl PgExecutor<'_>) -> sqlx::Result<Identity> {
+    let sql = "select system_identifier::text as system, current_database()::text as database from pg_control_system()";
+    sqlx::query_as(sql).fetch_one(executor).await
+}
+
+/// The partitions in which rows wait that are not of `halted` topics.
+///
+/// # Errors
+/// Those of the database; `42P01` where there is no outbox.
+pub async fn pending(executor: impl PgExecutor<'_>, form: Form, halted: &[String]) -> sqlx::Result<Vec<i32>> {
+    let sql = match form {
+        Form::Platform => {
+            "select p from generate_series(0, $1 - 1) p where exists (
+                select from event_outbox where processed_at is null and hashtext(topic) & 15 = p
+                and application_id || '/' || environment || '/' || topic <> all ($2))"
+        }
+        Form::Target => {
+            "select p from generate_series(0, $1 - 1) p where exists (
+                select from event_outbox where processed_at is null and hashtext(topic) & 15 = p
+                and topic <> all ($2))"
+        }
+    };
+    sqlx::query_scalar(sql).bind(PARTITIONS).bind(halted).fetch_all(executor).await
+}
+
+/// Takes `partition` until the transaction ends; `false` where another worker has it.
+///
+/// # Errors
+/// Those of the database.
+pub async fn lock(connection: &mut PgConnection, partition: i32) -> sqlx::Result<bool> {
+    let query = sqlx::query_scalar("select pg_try_advisory_xact_lock($1, $2)").bind(LOCKS).bind(partition);
+    query.fetch_one(connection).await
+}
+
+/// Claims the first rows of `partition` by id, until the transaction ends.
+///
+/// # Errors
+/// Those of the database.
+pub async fn claim(
+    connection: &mut PgConnection,
+    form: Form,
+    partition: i32,
+    halted: &[String],
+) -> sqlx::Result<Vec<OutboxRow>> {
+    let sql = match form {
+        Form::Platform => {
+            "select id, topic, event_type, payload::text as payload, table_name, operation,
+                (extract(epoch from created_at) * 1000)::bigint as created_ms, application_id, environment
+            from event_outbox where processed_at is null and hashtext(topic) & 15 = $1
+                and application_id || '/' || environment || '/' || topic <> all ($2)
+            order by id limit $3 for update skip locked"
+        }
+        Form::Target => {
+            "select id, topic, event_type, payload::text as payload, table_name, operation,
+                (extract(epoch from created_at) * 1000)::bigint as created_ms,
+                null::text as application_id, null::text as environment
+            from event_outbox where processed_at is null and hashtext(topic) & 15 = $1 and topic <> all ($2)
+            order by id limit $3 for update skip locked"
+        }
+    };
+    sqlx::query_as(sql).bind(partition).bind(halted).bind(BATCH).fetch_all(connection).await
+}
+
+/// Marks rows as done.
+///
+/// # Errors
+/// Those of the database.
+pub async fn mark(connection: &mut PgConnection, ids: &[i64]) -> sqlx::Result<()> {
+    let query = sqlx::query("update event_outbox set processed_at = clock_timestamp() where id = any ($1)");
+    query.bind(ids).execute(connection).await.map(drop)
+}
+
+/// What waits.
+///
+/// # Errors
+/// Those of the database.
+pub async fn backlog(executor: impl PgExecutor<'_>) -> sqlx::Result<Backlog> {
+    let sql = "
+        select count(*) as pending, (extract(epoch from min(created_at)) * 1000)::bigint as oldest_ms,
+            coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0)::float8 as lag_seconds
+        from (select created_at from event_outbox where processed_at is null limit $1) waiting";
+    sqlx::query_as(sql).bind(COUNTED).fetch_one(executor).await
+}
+
+/// Removes up to `limit` rows that were done more than 24 h ago, and answers them.
+///
+/// # Errors
+/// Those of the database.
+pub async fn clean(executor: impl PgExecutor<'_>, form: Form, limit: i64) -> sqlx::Result<Vec<OutboxRow>> {
+    let sql = match form {
+        Form::Platform => {
+            "delete from event_outbox where id in (
+                select id from event_outbox where processed_at < now() - interval '24 hours'
+                order by processed_at limit $1 for update skip locked)
+            returning id, topic, event_type, '{}' as payload, table_name, operation,
+                (extract(epoch from created_at) * 1000)::bigint as created_ms, application_id, environment"
+        }
+        Form::Target => {
+            "delete from event_outbox where id in (
+                select id from event_outbox where processed_at < now() - interval '24 hours'
+                order by processed_at limit $1 for update skip locked)
+            returning id, topic, event_type, '{}' as payload, table_name, operation,
+                (extract(epoch from created_at) * 1000)::bigint as created_ms,
+                null::text as application_id, null::text as environment"
+        }
+    };
+    sqlx::query_as(sql).bind(limit).fetch_all(executor).await
+}

@@ -1,0 +1,2 @@
+drop table event_outbox;
+drop function event_outbox_wake();

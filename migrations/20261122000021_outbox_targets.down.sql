@@ -1,0 +1,2 @@
+drop table outbox_status;
+drop table outbox_targets;
