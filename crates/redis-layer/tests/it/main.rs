@@ -1,4 +1,6 @@
 //! The event log's contract on Redis, and what only Redis can get wrong.
 
+mod bounds;
 mod contract;
 mod harness;
+mod trouble;

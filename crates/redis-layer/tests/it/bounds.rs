@@ -1,0 +1,166 @@
+//! What is kept how long, and what happens at the limits.
+
+use crate::harness::{Instance, append_one, entry, key, payloads, soon, unique, whole};
+use event_log::{EventLog as _, Identity, LogError, Outcome, TopicKey};
+use redis_layer::{HistoryLimit, RedisSettings};
+use std::time::Duration;
+use testkit::{LocalRedis, Persistence};
+
+const LOOK: Duration = Duration::from_millis(50);
+
+async fn append_many(instance: &Instance, key: &TopicKey, count: u64) {
+    let entries = (0..count).map(|number| unique(key, number)).collect();
+    soon("appended", instance.log.append(entries)).await.expect("appended");
+}
+
+/// Waits until `holds`, which upkeep brings about.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    soon(what, async {
+        while !holds().await {
+            tokio::time::sleep(LOOK).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_history_is_bounded_in_events_and_bytes() {
+    let (server, database) = (LocalRedis::start(Persistence::Nothing), testkit::database().await);
+    let history_limit = HistoryLimit { events: 1_000, bytes: 200_000 };
+    let settings = RedisSettings { history_limit, ..RedisSettings::new(server.url()) };
+    let instance = Instance::start(settings, &database);
+    let (many, large) = (key("many.small"), key("few.large"));
+    append_many(&instance, &many, 3_000).await;
+    let text = format!("{{\"text\":\"{}\"}}", "x".repeat(10_000));
+    let entries = (0..100).map(|number| entry(&large, &format!("evt_{number}"), &text, Identity::Unique));
+    instance.log.append(entries.collect()).await.expect("appended");
+    until("the small ones are trimmed", async || whole(&instance.log, &many).await.len() <= 1_000).await;
+    until("the large ones are trimmed", async || whole(&instance.log, &large).await.len() <= 20).await;
+    let kept = whole(&instance.log, &large).await;
+    assert_eq!(kept.last().map(|event| event.position.offset), Some(100), "the newest stay");
+    assert!(kept.len() > 5, "no more goes than must: {}", kept.len());
+    assert!(whole(&instance.log, &many).await.len() > 500);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_history_is_bounded_by_age_and_its_position_outlives_it() {
+    let (server, database) = (LocalRedis::start(Persistence::Nothing), testkit::database().await);
+    let history_limit = HistoryLimit { events: 100, bytes: 1 << 20 };
+    let history = Duration::from_secs(2);
+    let settings = RedisSettings { history, history_limit, ..RedisSettings::new(server.url()) };
+    let instance = Instance::start(settings, &database);
+    let key = key("order.updated");
+    append_many(&instance, &key, 50).await;
+    tokio::time::sleep(history).await;
+    append_many(&instance, &key, 10).await;
+    until("the old ones are gone", async || whole(&instance.log, &key).await.len() == 10).await;
+    let head = instance.log.head(&key).await.expect("head");
+    assert_eq!(head.offset, 60);
+    let lifetime = |name: &str| {
+        let found = server.command(&[
+            "PTTL",
+            &format!(
+                "realtime:{{p{:02}}}:{name}:app_a:development:order.updated",
+                event_log::partition_of(&key, 64)
+            ),
+        ]);
+        found[0].parse::<i64>().expect("a number")
+    };
+    assert!((1..=122_000).contains(&lifetime("history")));
+    assert!(lifetime("head") > 23 * 3_600_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_is_meant_to_stays_for_ever() {
+    let (server, database) = (LocalRedis::start(Persistence::Nothing), testkit::database().await);
+    let instance = Instance::start(RedisSettings::new(server.url()), &database);
+    let key = key("order.updated");
+    let keyed = entry(&key, "one", "{}", Identity::Keyed { producer: "client:x".into() });
+    instance.log.append(vec![keyed, unique(&key, 1)]).await.expect("appended");
+    instance.log.side_effects("webhooks").await.expect("group");
+    for name in server.command(&["KEYS", "*"]) {
+        let lasting = [":meta", ":groups", ":side-effects", ":sources"].iter().any(|end| name.ends_with(end));
+        let lifetime: i64 = server.command(&["PTTL", &name])[0].parse().expect("a number");
+        assert_eq!(lifetime == -1, lasting, "{name}");
+        assert!(name.starts_with("realtime:{p"), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn short_memory_shortens_histories() {
+    let (server, database) = (LocalRedis::start(Persistence::Nothing), testkit::database().await);
+    let instance = Instance::start(RedisSettings::new(server.url()), &database);
+    let key = key("order.updated");
+    append_many(&instance, &key, 20_000).await;
+    let stream = format!("realtime:{{p{:02}}}:side-effects", event_log::partition_of(&key, 64));
+    until("what nobody reads is gone", async || {
+        server.command(&["XLEN", &stream])[0].parse::<u64>().expect("a number") < 1_000
+    })
+    .await;
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    let used = server.command(&["INFO", "memory"]).join("\n");
+    let used: u64 = used
+        .lines()
+        .find_map(|line| line.strip_prefix("used_memory:"))
+        .expect("memory")
+        .trim()
+        .parse()
+        .expect("a number");
+    server.command(&["CONFIG", "SET", "maxmemory", &(used + used / 10).to_string()]);
+    until("events go early", async || instance.metrics.log_history_shortened.get() > 0).await;
+    assert!(whole(&instance.log, &key).await.len() < 20_000);
+    append_one(&instance.log, &key, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn side_effects_stay_behind_the_slowest_group_and_a_full_backlog_refuses() {
+    let (server, database) = (LocalRedis::start(Persistence::Nothing), testkit::database().await);
+    let settings = RedisSettings { backlog_bytes: 300_000, ..RedisSettings::new(server.url()) };
+    let instance = Instance::start(settings, &database);
+    let key = key("order.updated");
+    let partition = event_log::partition_of(&key, 64);
+    let stream = format!("realtime:{{p{partition:02}}}:side-effects");
+    let length = || server.command(&["XLEN", &stream])[0].parse::<u64>().expect("a number");
+    let slow = instance.log.side_effects("webhooks").await.expect("group");
+    let fast = instance.log.side_effects("traces").await.expect("group");
+    append_many(&instance, &key, 2_000).await;
+    let read = fast.read(partition, 5_000).await.expect("read");
+    fast.acknowledge(partition, read[1_999].sequence).await.expect("acknowledged");
+    until("appends are refused", async || {
+        let refused = instance.log.append(vec![unique(&key, 1)]).await;
+        matches!(refused, Err(LogError::BacklogFull))
+    })
+    .await;
+    assert!(instance.metrics.log_backlog_ratio.get() > 0.9);
+    assert!(length() >= 2_000, "nothing goes that one group has not read");
+    let read = slow.read(partition, 5_000).await.expect("read");
+    assert!(read.windows(2).all(|pair| pair[1].sequence == pair[0].sequence + 1));
+    for group in [slow, fast] {
+        group.acknowledge(partition, read.last().expect("entries").sequence).await.expect("acknowledged");
+    }
+    until("appends are taken again", async || instance.log.append(vec![unique(&key, 1)]).await.is_ok()).await;
+    assert!(length() < 200, "{}", length());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_of_many_events_over_many_topics_keeps_its_order() {
+    let (server, database) = (LocalRedis::start(Persistence::Nothing), testkit::database().await);
+    let instance = Instance::start(RedisSettings::new(server.url()), &database);
+    let topics: Vec<TopicKey> = (0..30).map(|number| key(&format!("topic.{number}"))).collect();
+    let keyed = |number: u64| {
+        let identity = Identity::Keyed { producer: "client:x".into() };
+        let topic = &topics[(number % 30) as usize];
+        entry(topic, &format!("id_{number}"), &format!("{{\"n\":{number}}}"), identity)
+    };
+    let entries = || (0..6_000).map(keyed).collect::<Vec<_>>();
+    let outcomes = soon("appended", instance.log.append(entries())).await.expect("appended");
+    for (number, outcome) in outcomes.iter().enumerate() {
+        let position = outcome.position().expect("a position");
+        assert_eq!(position.offset, number as u64 / 30 + 1);
+    }
+    let again = soon("recognized", instance.log.append(entries())).await.expect("recognized");
+    let repeated = outcomes.iter().map(|outcome| Outcome::Repeated(outcome.position().cloned()));
+    assert_eq!(again, repeated.collect::<Vec<_>>());
+    let expected: Vec<String> = (0..200).map(|n| format!("{{\"n\":{}}}", n * 30 + 7)).collect();
+    assert_eq!(payloads(&whole(&instance.log, &topics[7]).await), expected);
+}
