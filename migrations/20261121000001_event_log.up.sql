@@ -9,37 +9,42 @@ create table event_log_partitions (
 
 insert into event_log_partitions (partition) select generate_series(0, 63);
 
+-- A row for each epoch of a topic. In event_log its id stands for scope, topic and epoch, which keeps rows and index
+-- entries small. Rows of earlier epochs stay as long as events name them.
 create table event_log_topics (
+    id bigint generated always as identity primary key,
     application_id text not null,
     environment text not null,
     topic text not null,
     partition smallint not null,
     epoch text not null,
     last_offset bigint not null default 0,
-    updated_at timestamptz not null default now(),
-    primary key (application_id, environment, topic)
-);
+    is_current boolean not null default true,
+    updated_at timestamptz not null default now()
+) with (fillfactor = 70);
+
+create unique index event_log_topics_current on event_log_topics (application_id, environment, topic)
+    where is_current;
 
 create index event_log_topics_by_age on event_log_topics (updated_at);
 
+-- `source` is a number that the platform's code names. The columns of fixed width come first, so that they need no
+-- padding.
 create table event_log (
     partition smallint not null,
+    source smallint not null,
     sequence bigint not null,
-    application_id text not null,
-    environment text not null,
-    topic text not null,
-    epoch text not null,
+    topic_id bigint not null,
     topic_offset bigint not null,
+    appended_at timestamptz not null default now(),
     event_id text not null,
-    source text not null,
     event_type text not null,
     payload text not null,
     metadata text not null,
-    appended_at timestamptz not null default now(),
     primary key (partition, sequence)
 );
 
-create unique index event_log_by_topic on event_log (application_id, environment, topic, epoch, topic_offset);
+create unique index event_log_by_topic on event_log (topic_id, topic_offset);
 
 -- Publishers' ids, remembered on their own for as long as a repeat must be recognized.
 create table event_log_ids (

@@ -147,16 +147,17 @@ impl Platform {
 
     /// Loses what is known of a topic, as a restored database would have.
     pub async fn forget_topic(&self, topic: &str) {
-        for table in ["event_log", "event_log_topics"] {
-            let sql = format!("delete from {table} where topic = $1");
-            let deleted = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(topic).execute(&self.database.pool);
+        let events = "delete from event_log where topic_id in (select id from event_log_topics where topic = $1)";
+        for sql in [events, "delete from event_log_topics where topic = $1"] {
+            let deleted = sqlx::query(sql).bind(topic).execute(&self.database.pool);
             assert!(deleted.await.unwrap().rows_affected() > 0);
         }
     }
 
     /// Lets a topic's events up to `offset` go, as retention does.
     pub async fn expire(&self, topic: &str, offset: i64) {
-        let sql = "delete from event_log where topic = $1 and topic_offset <= $2";
+        let sql = "delete from event_log e using event_log_topics t \
+                   where t.id = e.topic_id and t.topic = $1 and e.topic_offset <= $2";
         let deleted = sqlx::query(sql).bind(topic).bind(offset).execute(&self.database.pool);
         assert_eq!(deleted.await.unwrap().rows_affected(), offset.unsigned_abs());
     }

@@ -1,6 +1,6 @@
 //! Reads by topic: heads and pages of history.
 
-use super::{ask, rows, within, writer::Command};
+use super::{ask, plan::Head, rows, within, writer::Command};
 use event_log::{HistoryPage, HistoryQuery, LogError, Reach, Start, StoredEvent, TopicKey};
 use shared_types::Position;
 use sqlx::{PgPool, Row};
@@ -15,17 +15,25 @@ pub async fn head(
     commands: mpsc::Sender<Command>,
     key: TopicKey,
 ) -> Result<Position, LogError> {
-    if let Some(head) = stored_head(&pool, &key).await? {
-        return Ok(head);
-    }
-    let mut heads = ask(commands, |reply| Command::Ensure { keys: vec![key], reply }).await?;
-    heads.pop().ok_or_else(|| LogError::Internal("no head for a topic".to_owned()))
+    stored_head(&pool, commands, &key).await.map(|head| head.position)
 }
 
-async fn stored_head(pool: &PgPool, key: &TopicKey) -> Result<Option<Position>, LogError> {
+async fn stored_head(
+    pool: &PgPool,
+    commands: mpsc::Sender<Command>,
+    key: &TopicKey,
+) -> Result<Head, LogError> {
+    if let Some(head) = find_head(pool, key).await? {
+        return Ok(head);
+    }
+    ask(commands, |reply| Command::Ensure { keys: vec![key.clone()], reply }).await?;
+    find_head(pool, key).await?.ok_or_else(|| LogError::Internal("no head for a topic".to_owned()))
+}
+
+async fn find_head(pool: &PgPool, key: &TopicKey) -> Result<Option<Head>, LogError> {
     let query = sqlx::query(
-        "select epoch, last_offset from event_log_topics \
-         where application_id = $1 and environment = $2 and topic = $3",
+        "select id, epoch, last_offset from event_log_topics \
+         where application_id = $1 and environment = $2 and topic = $3 and is_current",
     )
     .bind(key.scope.application().as_str())
     .bind(key.scope.environment().as_str())
@@ -34,7 +42,8 @@ async fn stored_head(pool: &PgPool, key: &TopicKey) -> Result<Option<Position>, 
     let row = within(TIMEOUT, query).await?;
     row.map(|row| {
         let offset: i64 = row.try_get("last_offset")?;
-        Ok(Position::new(row.try_get::<&str, _>("epoch")?, offset.unsigned_abs()))
+        let position = Position::new(row.try_get::<&str, _>("epoch")?, offset.unsigned_abs());
+        Ok(Head { id: row.try_get("id")?, position })
     })
     .transpose()
     .map_err(super::failed)
@@ -47,7 +56,7 @@ pub async fn page(
     key: TopicKey,
     query: HistoryQuery,
 ) -> Result<HistoryPage, LogError> {
-    let head = head(pool.clone(), commands, key.clone()).await?;
+    let Head { id, position: head } = stored_head(&pool, commands, &key).await?;
     let until = query.until.unwrap_or(head.offset).min(head.offset);
     let limit = query.limit;
     let (after, reach) = match &query.start {
@@ -59,7 +68,7 @@ pub async fn page(
     if after >= until {
         return Ok(HistoryPage { reach, head, events: Vec::new() });
     }
-    let span = Span { key: &key, epoch: &head.epoch, after, until };
+    let span = Span { key: &key, id, epoch: &head.epoch, after, until };
     let events = match query.start {
         Start::Latest => latest(&pool, &span, limit.events, limit.bytes).await?,
         Start::After(_) => forward(&pool, &span, limit.events, limit.bytes).await?,
@@ -75,7 +84,9 @@ pub async fn page(
 /// The part of a topic's history behind `after` up to `until`.
 struct Span<'a> {
     key: &'a TopicKey,
-    epoch: &'a str,
+    /// The number that stands for topic and epoch.
+    id: i64,
+    epoch: &'a Arc<str>,
     after: u64,
     until: u64,
 }
@@ -89,12 +100,10 @@ async fn forward(
     const SQL: &str = "select * from ( \
             select *, sum(octet_length(payload) + octet_length(metadata) + octet_length(event_type) + 128) \
                       over (order by topic_offset) as total, row_number() over (order by topic_offset) as number \
-            from (select application_id, environment, topic, epoch, topic_offset, event_id, source, event_type, \
-                         payload, metadata from event_log \
-                  where application_id = $1 and environment = $2 and topic = $3 and epoch = $4 \
-                    and topic_offset > $5 and topic_offset <= $6 \
-                  order by topic_offset limit $7) page \
-         ) sized where number = 1 or total <= $8 order by topic_offset";
+            from (select topic_offset, event_id, source, event_type, payload, metadata from event_log \
+                  where topic_id = $1 and topic_offset > $2 and topic_offset <= $3 \
+                  order by topic_offset limit $4) page \
+         ) sized where number = 1 or total <= $5 order by topic_offset";
     fetch(pool, SQL, span, limit, bytes).await
 }
 
@@ -108,12 +117,10 @@ async fn latest(
             select *, sum(octet_length(payload) + octet_length(metadata) + octet_length(event_type) + 128) \
                       over (order by topic_offset desc) as total, \
                       row_number() over (order by topic_offset desc) as number \
-            from (select application_id, environment, topic, epoch, topic_offset, event_id, source, event_type, \
-                         payload, metadata from event_log \
-                  where application_id = $1 and environment = $2 and topic = $3 and epoch = $4 \
-                    and topic_offset > $5 and topic_offset <= $6 \
-                  order by topic_offset desc limit $7) page \
-         ) sized where number = 1 or total <= $8 order by topic_offset";
+            from (select topic_offset, event_id, source, event_type, payload, metadata from event_log \
+                  where topic_id = $1 and topic_offset > $2 and topic_offset <= $3 \
+                  order by topic_offset desc limit $4) page \
+         ) sized where number = 1 or total <= $5 order by topic_offset";
     fetch(pool, SQL, span, limit, bytes).await
 }
 
@@ -125,15 +132,16 @@ async fn fetch(
     bytes: usize,
 ) -> Result<Vec<Arc<StoredEvent>>, LogError> {
     let query = sqlx::query(sql)
-        .bind(span.key.scope.application().as_str())
-        .bind(span.key.scope.environment().as_str())
-        .bind(span.key.topic.as_str())
-        .bind(span.epoch)
+        .bind(span.id)
         .bind(span.after as i64)
         .bind(span.until as i64)
         .bind(limit as i64)
         .bind(bytes as i64)
         .fetch_all(pool);
     let found = within(TIMEOUT, query).await?;
-    found.iter().map(rows::event).collect::<Result<_, _>>().map_err(super::failed)
+    found
+        .iter()
+        .map(|row| rows::event_of(row, span.key.clone(), span.epoch))
+        .collect::<Result<_, _>>()
+        .map_err(super::failed)
 }

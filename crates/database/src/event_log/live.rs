@@ -252,7 +252,9 @@ impl Reader {
              from unnest($1::smallint[], $2::text[], $3::text[], $4::text[]) \
                   as w(partition, application_id, environment, topic) \
              join event_log_partitions p using (partition) \
-             left join event_log_topics t using (application_id, environment, topic)",
+             left join event_log_topics t \
+               on t.application_id = w.application_id and t.environment = w.environment and t.topic = w.topic \
+              and t.is_current",
         )
         .bind(keys.iter().map(|k| partition_of(k, PARTITIONS) as i16).collect::<Vec<_>>())
         .bind(keys.iter().map(|k| k.scope.application().as_str()).collect::<Vec<_>>())
@@ -302,13 +304,14 @@ impl Reader {
             .collect();
         let named = (wanted.len() <= NAMED).then_some(wanted);
         let query = sqlx::query(
-            "select e.* from unnest($1::smallint[], $2::bigint[]) as f(partition, sequence) \
+            "select e.partition, e.sequence, t.application_id, t.environment, t.topic, t.epoch, e.topic_offset, \
+                    e.event_id, e.source, e.event_type, e.metadata, \
+                    case when $3::text[] is null or t.topic = any($3) then e.payload end as payload \
+             from unnest($1::smallint[], $2::bigint[]) as f(partition, sequence) \
              cross join lateral ( \
-                 select l.partition, l.sequence, l.application_id, l.environment, l.topic, l.epoch, l.topic_offset, \
-                        l.event_id, l.source, l.event_type, l.metadata, \
-                        case when $3::text[] is null or l.topic = any($3) then l.payload end as payload \
-                 from event_log l where l.partition = f.partition and l.sequence > f.sequence \
+                 select * from event_log l where l.partition = f.partition and l.sequence > f.sequence \
                  order by l.sequence limit $4) e \
+             join event_log_topics t on t.id = e.topic_id \
              order by e.partition, e.sequence",
         )
         .bind(from.keys().map(|&p| p as i16).collect::<Vec<_>>())

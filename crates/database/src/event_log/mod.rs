@@ -9,11 +9,15 @@ mod append;
 mod history;
 mod ids;
 mod live;
+mod load;
+mod memory;
 mod notify;
 mod plan;
 mod retention;
 mod rows;
 mod side_effects;
+mod store;
+mod unit;
 mod writer;
 
 pub use ids::forget_ids;

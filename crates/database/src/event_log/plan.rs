@@ -29,13 +29,22 @@ pub struct SourceState {
     pub at: SourcePosition,
 }
 
+/// Where a topic stands.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// The number that stands for the topic and its epoch.
+    pub id: i64,
+    /// The last event's place.
+    pub position: Position,
+}
+
 /// What is stored of everything that a batch touches.
 #[derive(Default)]
 pub struct Stored {
     /// Last sequence of each partition.
     pub sequences: BTreeMap<u16, u64>,
     /// Head of each topic.
-    pub topics: HashMap<TopicKey, Position>,
+    pub topics: HashMap<TopicKey, Head>,
     /// Sources by partition.
     pub sources: HashMap<(u16, Arc<str>), SourceState>,
     /// Publishers' ids.
@@ -48,6 +57,8 @@ pub struct Insert {
     pub partition: u16,
     /// Its number there.
     pub sequence: u64,
+    /// The number that stands for its topic and epoch.
+    pub topic: i64,
     /// The event with its place in the topic.
     pub event: Arc<StoredEvent>,
 }
@@ -147,8 +158,8 @@ fn repeated(stored: &Stored, entry: &Entry, partition: u16) -> Option<Outcome> {
 
 fn insert(plan: &mut Plan, stored: &mut Stored, entry: &Entry, partition: u16) -> Outcome {
     let head = stored.topics.get_mut(&entry.key).expect("every topic of a batch is loaded before planning");
-    head.offset += 1;
-    let position = head.clone();
+    head.position.offset += 1;
+    let (topic, position) = (head.id, head.position.clone());
     let sequence = stored.sequences.get_mut(&partition).expect("every partition of a batch is locked");
     *sequence += 1;
     match &entry.identity {
@@ -166,7 +177,7 @@ fn insert(plan: &mut Plan, stored: &mut Stored, entry: &Entry, partition: u16) -
     }
     *plan.bytes.entry(partition).or_default() += entry.size() as u64;
     let event = Arc::new(StoredEvent::new(entry, position.clone()));
-    plan.inserts.push(Insert { partition, sequence: *sequence, event });
+    plan.inserts.push(Insert { partition, sequence: *sequence, topic, event });
     Outcome::Appended(position)
 }
 
@@ -197,7 +208,7 @@ mod tests {
     fn stored() -> Stored {
         Stored {
             sequences: BTreeMap::from([(0, 7)]),
-            topics: HashMap::from([(key(), Position::new("e", 3))]),
+            topics: HashMap::from([(key(), Head { id: 1, position: Position::new("e", 3) })]),
             ..Stored::default()
         }
     }

@@ -23,17 +23,15 @@ const SAMPLE: i64 = 200;
 const IDS_SECONDS: f64 = 24.0 * 3600.0;
 /// How long the id of an outbox's row is recognized whose worker never says that the row is gone.
 const OUTBOX_IDS_SECONDS: f64 = 30.0 * 24.0 * 3600.0;
-/// How much longer than its last event a topic's position is kept.
-const POSITION_SECONDS: f64 = 24.0 * 3600.0;
+/// How much longer than its last event a topic's position is kept; a minute more, because heads show their age no finer.
+const POSITION_SECONDS: f64 = 24.0 * 3600.0 + 60.0;
 
 /// A topic whose history has a length of its own.
 #[derive(Debug, PartialEq, FromRow)]
 struct OwnHistory {
-    application_id: String,
-    environment: String,
-    topic: String,
+    /// The number that stands for the topic and its epoch.
+    id: i64,
     partition: i16,
-    epoch: String,
     history_seconds: i32,
 }
 
@@ -118,23 +116,19 @@ impl Sweeper {
     /// Passes one chunk of a partition's events, and removes of it what is older than the log keeps; answers
     /// whether there is more of that age.
     async fn trim(&mut self, partition: u16) -> Result<bool, LogError> {
-        let of_partition = || self.own.iter().filter(|own| own.partition == partition as i16);
+        let of_partition = self.own.iter().filter(|own| own.partition == partition as i16);
         let walked = self.walked.entry(partition).or_default();
         let query = sqlx::query(
             "with read as ( \
                  select coalesce(min(sequence), 9223372036854775807) as upto from event_log_groups \
                  where partition = $1 \
              ), passed as ( \
-                 select e.sequence, e.application_id, e.environment, e.topic, e.epoch, \
-                        e.sequence <= r.upto and e.appended_at < now() - make_interval(secs => $3) as expired \
+                 select e.sequence, e.topic_id, e.sequence <= r.upto \
+                        and e.appended_at < now() - make_interval(secs => $3) as expired \
                  from event_log e, read r where e.partition = $1 and e.sequence > $4 order by e.sequence limit $2 \
              ), gone as ( \
                  delete from event_log e using passed p \
-                 where e.partition = $1 and e.sequence = p.sequence and p.expired and not exists ( \
-                     select from unnest($5::text[], $6::text[], $7::text[], $8::text[]) \
-                          as own(application_id, environment, topic, epoch) \
-                     where own.application_id = p.application_id and own.environment = p.environment \
-                       and own.topic = p.topic and own.epoch = p.epoch) \
+                 where e.partition = $1 and e.sequence = p.sequence and p.expired and p.topic_id <> all($5) \
                  returning octet_length(e.payload) + octet_length(e.metadata) + octet_length(e.event_type) + 128 \
                            as size \
              ), counted as (select coalesce(sum(size), 0)::bigint as bytes from gone \
@@ -149,10 +143,7 @@ impl Sweeper {
         .bind(CHUNK)
         .bind(self.settings.history.as_secs_f64())
         .bind(*walked)
-        .bind(of_partition().map(|own| &*own.application_id).collect::<Vec<_>>())
-        .bind(of_partition().map(|own| &*own.environment).collect::<Vec<_>>())
-        .bind(of_partition().map(|own| &*own.topic).collect::<Vec<_>>())
-        .bind(of_partition().map(|own| &*own.epoch).collect::<Vec<_>>())
+        .bind(of_partition.map(|own| own.id).collect::<Vec<_>>())
         .fetch_one(&self.pool);
         let row = within(TIMEOUT, query).await?;
         *walked = row.try_get("walked").map_err(super::failed)?;
@@ -164,10 +155,10 @@ impl Sweeper {
 /// The topics with events and a history of their own.
 async fn own_histories(pool: &PgPool) -> Result<Vec<OwnHistory>, LogError> {
     let query = sqlx::query_as(
-        "select t.application_id, t.environment, t.topic, t.partition, t.epoch, r.history_seconds \
+        "select t.id, t.partition, r.history_seconds \
          from topics r join event_log_topics t \
            on t.application_id = r.application_id and t.environment = r.environment and t.topic = r.name \
-         where r.history_seconds is not null order by t.application_id, t.environment, t.topic",
+         where r.history_seconds is not null and t.is_current order by t.id",
     )
     .fetch_all(pool);
     within(TIMEOUT, query).await
@@ -181,8 +172,7 @@ async fn trim_topic(pool: &PgPool, own: &OwnHistory) -> Result<u64, LogError> {
              select coalesce(min(sequence), 9223372036854775807) as upto from event_log_groups where partition = $1 \
          ), oldest as ( \
              select sequence, appended_at from event_log \
-             where application_id = $4 and environment = $5 and topic = $6 and epoch = $7 \
-             order by topic_offset limit $2 \
+             where topic_id = $4 order by topic_offset limit $2 \
          ), gone as ( \
              delete from event_log e using oldest o, read r \
              where e.partition = $1 and e.sequence = o.sequence and o.sequence <= r.upto \
@@ -195,10 +185,7 @@ async fn trim_topic(pool: &PgPool, own: &OwnHistory) -> Result<u64, LogError> {
     .bind(own.partition)
     .bind(CHUNK)
     .bind(f64::from(own.history_seconds))
-    .bind(&own.application_id)
-    .bind(&own.environment)
-    .bind(&own.topic)
-    .bind(&own.epoch)
+    .bind(own.id)
     .fetch_optional(pool);
     removed(within(TIMEOUT, query).await?)
 }
@@ -286,6 +273,7 @@ async fn forget(pool: &PgPool, keep: f64) -> Result<(), LogError> {
                on r.application_id = t.application_id and r.environment = t.environment and r.name = t.topic \
              where t.updated_at < now() - make_interval(secs => $2) \
                and t.updated_at < now() - make_interval(secs => coalesce(r.history_seconds, $1::float8) + $2) \
+               and not exists (select from event_log e where e.topic_id = t.id) \
              limit 10000)",
     )
     .bind(keep)

@@ -30,9 +30,10 @@ impl SideEffectReader for GroupReader {
         Box::pin(async move {
             debug_assert!(partition < PARTITIONS);
             let query = sqlx::query(
-                "select e.sequence, e.application_id, e.environment, e.topic, e.epoch, e.topic_offset, e.event_id, \
+                "select e.sequence, t.application_id, t.environment, t.topic, t.epoch, e.topic_offset, e.event_id, \
                         e.source, e.event_type, e.payload, e.metadata \
                  from event_log_groups g join event_log e on e.partition = g.partition and e.sequence > g.sequence \
+                 join event_log_topics t on t.id = e.topic_id \
                  where g.name = $1 and g.partition = $2 order by e.sequence limit $3",
             )
             .bind(&self.group)

@@ -1,6 +1,9 @@
 //! The one writer of a process: what queues up while a transaction commits goes into the next one.
 
-use super::append::{self, Answer, Grown, Memory, Request};
+use super::{
+    append::{self, Answer, Grown, Request},
+    memory::Memory,
+};
 use crate::documents::{self, EditRequest, MAX_EDITS};
 use document_store::{Document, StoreError};
 use event_log::{Entry, LogError, Outcome, TopicKey};

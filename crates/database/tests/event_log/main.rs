@@ -1,6 +1,7 @@
 //! The event log's contract on PostgreSQL, and what only PostgreSQL can get wrong.
 
 mod retention;
+mod storage;
 
 use database::event_log::{LogSettings, PostgresEventLog};
 use event_log::contract::Log;

@@ -58,7 +58,7 @@ impl Store {
     async fn kept<const N: usize>(&self, topics: [&str; N]) -> [i64; N] {
         let mut kept = [0; N];
         for (count, topic) in kept.iter_mut().zip(topics) {
-            let query = sqlx::query_scalar("select count(*) from event_log where topic = $1").bind(topic);
+            let query = sqlx::query_scalar("select count(*) from event_log e join event_log_topics t on t.id = e.topic_id where t.topic = $1").bind(topic);
             *count = query.fetch_one(self.pool()).await.expect("counted");
         }
         kept
