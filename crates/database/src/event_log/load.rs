@@ -152,14 +152,16 @@ async fn sources(
     units: &[Unit<'_>],
     stored: &mut Stored,
 ) -> Result<(), sqlx::Error> {
-    let named: HashSet<(u16, &Arc<str>)> = units
+    let mut named: Vec<(&TopicKey, &Arc<str>)> = units
         .iter()
         .flat_map(Unit::entries)
         .filter_map(|entry| match &entry.identity {
-            Identity::Positioned { source, .. } => Some((partition(&entry.key), source)),
+            Identity::Positioned { source, .. } => Some((&entry.key, source)),
             _ => None,
         })
         .collect();
+    named.dedup();
+    let named: HashSet<_> = named.into_iter().map(|(key, source)| (partition(key), source)).collect();
     let mut missing = Vec::new();
     for (partition, source) in named {
         match memory.source(partition, source) {
@@ -192,7 +194,7 @@ fn source_state(row: &PgRow) -> Result<SourceState, sqlx::Error> {
         ordinal: row.try_get::<i64, _>("ordinal")? as u64,
         mapping: MappingId::from_stored(row.try_get::<&str, _>("mapping")?),
     };
-    Ok(SourceState { term: row.try_get::<i64, _>("term")? as u64, at })
+    Ok(SourceState { term: row.try_get::<i64, _>("term")? as u64, at, moved: false })
 }
 
 async fn ids(

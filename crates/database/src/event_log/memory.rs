@@ -66,6 +66,7 @@ impl Memory {
             known.topics.insert(key, head);
         }
         for ((partition, source), state) in stored.sources {
+            let state = SourceState { moved: false, ..state };
             self.partitions.entry(partition).or_default().sources.insert(source, state);
         }
     }

@@ -27,6 +27,8 @@ pub struct SourceState {
     pub term: u64,
     /// The highest position.
     pub at: SourcePosition,
+    /// Whether this batch has moved it.
+    pub moved: bool,
 }
 
 /// Where a topic stands.
@@ -70,8 +72,6 @@ pub struct Plan {
     pub inserts: Vec<Insert>,
     /// Publishers' ids to remember.
     pub ids: Vec<(IdKey, Known)>,
-    /// Sources that moved.
-    pub sources: HashMap<(u16, Arc<str>), SourceState>,
     /// Bytes added by partition.
     pub bytes: BTreeMap<u16, u64>,
 }
@@ -94,8 +94,14 @@ pub fn add(
 ) -> Result<Vec<Outcome>, LogError> {
     refuse(stored, entries, &partition_of)?;
     let mut outcomes = Vec::with_capacity(entries.len());
+    let mut last: Option<(&TopicKey, u16)> = None;
     for entry in entries {
-        let partition = partition_of(&entry.key);
+        // Entries of one topic mostly stand together.
+        let partition = match last {
+            Some((key, partition)) if *key == entry.key => partition,
+            _ => partition_of(&entry.key),
+        };
+        last = Some((&entry.key, partition));
         outcomes.push(match repeated(stored, entry, partition) {
             Some(outcome) => outcome,
             None => insert(plan, stored, entry, partition),
@@ -111,6 +117,7 @@ fn refuse(
     partition_of: impl Fn(&TopicKey) -> u16,
 ) -> Result<(), LogError> {
     let mut within: HashMap<IdKey, Vec<u8>> = HashMap::new();
+    let mut last: Option<(&TopicKey, &Arc<str>, u64)> = None;
     for entry in entries {
         match &entry.identity {
             Identity::Unique => {}
@@ -125,6 +132,9 @@ fn refuse(
                 within.insert(key, ours);
             }
             Identity::Positioned { source, term, .. } => {
+                if last.replace((&entry.key, source, *term)) == Some((&entry.key, source, *term)) {
+                    continue;
+                }
                 if let Some(state) = stored.sources.get(&(partition_of(&entry.key), source.clone()))
                     && state.term > *term
                 {
@@ -170,9 +180,8 @@ fn insert(plan: &mut Plan, stored: &mut Stored, entry: &Entry, partition: u16) -
             plan.ids.push((id_key(entry, producer), known));
         }
         Identity::Positioned { source, term, at } => {
-            let state = SourceState { term: *term, at: at.clone() };
-            stored.sources.insert((partition, source.clone()), state.clone());
-            plan.sources.insert((partition, source.clone()), state);
+            let state = SourceState { term: *term, at: at.clone(), moved: true };
+            stored.sources.insert((partition, source.clone()), state);
         }
     }
     *plan.bytes.entry(partition).or_default() += entry.size() as u64;

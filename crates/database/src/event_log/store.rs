@@ -1,10 +1,10 @@
 //! The second half of a transaction: moves heads and positions forward and writes the events.
 
 use super::{
-    plan::{Head, Insert, Plan, Stored},
+    plan::{Head, Insert, Plan, SourceState, Stored},
     rows,
 };
-use event_log::StoredEvent;
+use event_log::{StoredEvent, TopicKey};
 use sqlx::{PgConnection, Row};
 use std::collections::HashMap;
 
@@ -33,8 +33,15 @@ pub async fn store(connection: &mut PgConnection, plan: &Plan, stored: &Stored) 
 /// A head's `updated_at` is only renewed after a minute, because it is indexed: else every commit would write its
 /// index entries anew.
 async fn advance(connection: &mut PgConnection, plan: &Plan, stored: &Stored) -> Result<bool, sqlx::Error> {
-    let heads: HashMap<i64, &Head> =
-        plan.inserts.iter().map(|insert| (insert.topic, &stored.topics[&insert.event.key])).collect();
+    let grown: HashMap<i64, &TopicKey> =
+        plan.inserts.iter().map(|insert| (insert.topic, &insert.event.key)).collect();
+    let heads: Vec<&Head> = grown.values().map(|key| &stored.topics[*key]).collect();
+    let sources: Vec<(i16, &str, &SourceState)> = stored
+        .sources
+        .iter()
+        .filter(|(_, state)| state.moved)
+        .map(|((partition, source), state)| (*partition as i16, &**source, state))
+        .collect();
     let id_keys = || plan.ids.iter().map(|((key, _, _), _)| key);
     let row = sqlx::query(
         "with grown as ( \
@@ -62,14 +69,14 @@ async fn advance(connection: &mut PgConnection, plan: &Plan, stored: &Stored) ->
     .bind(plan.bytes.keys().map(|&p| p as i16).collect::<Vec<_>>())
     .bind(plan.bytes.keys().map(|p| stored.sequences[p] as i64).collect::<Vec<_>>())
     .bind(plan.bytes.values().map(|&b| b as i64).collect::<Vec<_>>())
-    .bind(heads.keys().copied().collect::<Vec<_>>())
-    .bind(heads.values().map(|head| head.position.offset as i64).collect::<Vec<_>>())
-    .bind(plan.sources.keys().map(|(p, _)| *p as i16).collect::<Vec<_>>())
-    .bind(plan.sources.keys().map(|(_, s)| &**s).collect::<Vec<&str>>())
-    .bind(plan.sources.values().map(|s| s.term as i64).collect::<Vec<_>>())
-    .bind(plan.sources.values().map(|s| s.at.lsn as i64).collect::<Vec<_>>())
-    .bind(plan.sources.values().map(|s| s.at.ordinal as i64).collect::<Vec<_>>())
-    .bind(plan.sources.values().map(|s| s.at.mapping.as_str()).collect::<Vec<_>>())
+    .bind(heads.iter().map(|head| head.id).collect::<Vec<_>>())
+    .bind(heads.iter().map(|head| head.position.offset as i64).collect::<Vec<_>>())
+    .bind(sources.iter().map(|(partition, _, _)| *partition).collect::<Vec<_>>())
+    .bind(sources.iter().map(|(_, source, _)| *source).collect::<Vec<&str>>())
+    .bind(sources.iter().map(|(_, _, s)| s.term as i64).collect::<Vec<_>>())
+    .bind(sources.iter().map(|(_, _, s)| s.at.lsn as i64).collect::<Vec<_>>())
+    .bind(sources.iter().map(|(_, _, s)| s.at.ordinal as i64).collect::<Vec<_>>())
+    .bind(sources.iter().map(|(_, _, s)| s.at.mapping.as_str()).collect::<Vec<_>>())
     .bind(id_keys().map(|k| k.scope.application().as_str()).collect::<Vec<_>>())
     .bind(id_keys().map(|k| k.scope.environment().as_str()).collect::<Vec<_>>())
     .bind(id_keys().map(|k| k.topic.as_str()).collect::<Vec<_>>())

@@ -43,12 +43,14 @@ impl Unit<'_> {
         }
     }
 
-    /// The topics that it touches.
+    /// The topics that it touches, not the same one twice in a row.
     pub fn keys(&self) -> Vec<&TopicKey> {
-        match self {
+        let mut keys: Vec<&TopicKey> = match self {
             Self::Ensure(keys) => keys.iter().collect(),
             _ => self.entries().iter().map(|entry| &entry.key).collect(),
-        }
+        };
+        keys.dedup();
+        keys
     }
 
     /// Plans it, and answers what became of it.
