@@ -65,6 +65,8 @@ pub struct CommitToClient {
     pub inserts: u64,
     /// From sending `commit` until the client had read the event.
     pub latencies: Latencies,
+    /// The part of it until the database answered: what its disk takes, before the platform can know.
+    pub commits: Latencies,
 }
 
 /// Measures the throughput, on every core: reader, both databases and loader share the machine.
@@ -154,28 +156,38 @@ pub async fn commit_to_client(server: &Running, load: &Load) -> Result<CommitToC
     let mapped = Mapped::create(server, &rest, &mut database, "latency", None, "new").await?;
     let mut link = Link::open(&server.endpoint, Transport::Ws, None).await?;
     link.subscribe(&Interest { topic: &mapped.topic, filter: None }).await?;
-    let mut recorder = LatencyRecorder::new();
+    // What was written before (a new database, other measurements) must not stand in the way of the commits.
+    tokio::task::spawn_blocking(rustix::fs::sync).await?;
+    let (mut arrivals, mut commits) = (LatencyRecorder::new(), LatencyRecorder::new());
     for number in 0..load.inserts {
-        recorder.note(one_insert(&mapped, &mut database, &mut link, number).await?);
+        let (commit, arrival) = one_insert(&mapped, &mut database, &mut link, number).await?;
+        commits.note(commit);
+        arrivals.note(arrival);
         sleep(Duration::from_millis(20)).await;
     }
     mapped.finish(&rest, &mut database).await?;
-    Ok(CommitToClient { inserts: recorder.count(), latencies: recorder.latencies() })
+    let (latencies, commits) = (arrivals.latencies(), commits.latencies());
+    Ok(CommitToClient { inserts: arrivals.count(), latencies, commits })
 }
 
+/// How long the commit took, and how long it took until the event was there.
 async fn one_insert(
     mapped: &Mapped,
     database: &mut PgConnection,
     link: &mut Link,
     number: u64,
-) -> Result<Duration> {
+) -> Result<(Duration, Duration)> {
     crate::rows::execute(database, "begin".to_owned()).await?;
     mapped.table.insert(database, number, number).await?;
     let committed = Instant::now();
-    let (_, arrived) = tokio::try_join!(crate::rows::execute(database, "commit".to_owned()), async {
-        timeout(EVENT_LIMIT, event(link, number)).await.context("no event for an insert")?
-    })?;
-    Ok(arrived.duration_since(committed))
+    let commit = async {
+        crate::rows::execute(database, "commit".to_owned()).await?;
+        Ok(Instant::now())
+    };
+    let arrival =
+        async { timeout(EVENT_LIMIT, event(link, number)).await.context("no event for an insert")? };
+    let (durable, arrived) = tokio::try_join!(commit, arrival)?;
+    Ok((durable.duration_since(committed), arrived.duration_since(committed)))
 }
 
 async fn event(link: &mut Link, number: u64) -> Result<Instant> {
