@@ -95,6 +95,7 @@ fn state(platform: &Platform, connections: Arc<AtomicUsize>, mode: Mode) -> AppS
         pool: platform.pool.clone(),
         authenticator: platform.authenticator.clone(),
         router: platform.router.clone(),
+        documents: platform.documents.clone(),
         metrics: platform.metrics.clone(),
         sealer: platform.sealer.clone(),
         http: Arc::new(HttpSettings::of(&platform.config, mode)),

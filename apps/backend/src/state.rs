@@ -13,6 +13,7 @@ use std::{
     },
     time::Duration,
 };
+use sync::Documents;
 
 /// The parts of a backend, shared by its handlers.
 #[derive(Clone)]
@@ -23,6 +24,8 @@ pub struct AppState {
     pub authenticator: Arc<Authenticator>,
     /// The way into the event log.
     pub router: EventRouter,
+    /// All operations on documents.
+    pub documents: Arc<Documents>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Seals connection URLs.

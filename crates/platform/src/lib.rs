@@ -11,16 +11,18 @@ pub use tasks::Tasks;
 
 use auth::{AuthSettings, Authenticator};
 use database::{
+    documents::PostgresDocumentStore,
     event_log::{LogSettings, PostgresEventLog},
     migrate,
     pool::{Pool, PoolSettings, connect_lazy},
     sealing::Sealer,
 };
+use document_store::Durability;
 use event_log::EventLog;
 use event_router::EventRouter;
 use metrics::Metrics;
 use sha2::{Digest as _, Sha256};
-use shared_config::{Config, Environment};
+use shared_config::{Config, Environment, SyncWriteMode};
 use std::{
     sync::{
         Arc,
@@ -28,6 +30,7 @@ use std::{
     },
     time::Duration,
 };
+use sync::{Documents, DocumentsSettings};
 use thiserror::Error;
 
 /// How long the start waits for the database before it goes on without.
@@ -55,6 +58,8 @@ pub struct Platform {
     pub log: Arc<dyn EventLog>,
     /// The way into it.
     pub router: EventRouter,
+    /// All operations on documents.
+    pub documents: Arc<Documents>,
     /// Who may do what.
     pub authenticator: Arc<Authenticator>,
     /// Seals secrets at rest.
@@ -91,9 +96,13 @@ impl Platform {
             ..LogSettings::default()
         };
         let stop = tasks.stopping();
-        let log: Arc<dyn EventLog> = tasks.spawn_with(|set| {
+        let log = tasks.spawn_with(|set| {
             PostgresEventLog::start(pool.clone(), settings, metrics.clone(), set, stop.clone())
         });
+        let store = Arc::new(PostgresDocumentStore::new(pool.clone(), &log));
+        let documents = Arc::new(Documents::new(store, metrics.clone(), documents_settings(&config)));
+        tasks.spawn("documents", documents.clone().sweep(stop.clone()));
+        let log: Arc<dyn EventLog> = log;
         let sealer = Arc::new(sealer(&config));
         let authenticator = Arc::new(Authenticator::new(AuthSettings {
             pool: pool.clone(),
@@ -102,6 +111,7 @@ impl Platform {
         }));
         let platform = Arc::new(Self {
             router: EventRouter::new(log.clone(), metrics.clone()),
+            documents,
             config,
             pool,
             metrics,
@@ -185,6 +195,18 @@ impl Platform {
         self.draining.store(true, Ordering::Release);
         self.tasks.stop().await;
         let _ = tokio::time::timeout(PATIENCE, self.pool.close()).await;
+    }
+}
+
+/// How documents are kept: as large as a request may be.
+fn documents_settings(config: &Config) -> DocumentsSettings {
+    DocumentsSettings {
+        max_bytes: config.limits.body_bytes,
+        durability: match config.sync_write_mode {
+            SyncWriteMode::WriteBehind => Durability::Acknowledged,
+            SyncWriteMode::WriteThrough => Durability::Committed,
+        },
+        clock: Arc::new(event_router::now_ms),
     }
 }
 

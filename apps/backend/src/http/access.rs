@@ -76,6 +76,18 @@ permits! {
     events {
         Publish = Need::Verb(Verb::Publish, permission(Resource::Socket, Action::Create)), Scope;
     }
+    documents {
+        Read = Need::Verb(Verb::DocumentsRead, permission(Resource::Documents, Action::Read)), Scope;
+        Create = Need::Verb(Verb::DocumentsWrite, permission(Resource::Documents, Action::Create)), Scope;
+        Update = Need::Verb(Verb::DocumentsWrite, permission(Resource::Documents, Action::Update)), Scope;
+        Delete = Need::Verb(Verb::DocumentsWrite, permission(Resource::Documents, Action::Delete)), Scope;
+    }
+    services {
+        Read = needs(Resource::Documents, Action::Read), Scope;
+        Create = needs(Resource::Documents, Action::Create), Scope;
+        Update = needs(Resource::Documents, Action::Update), Scope;
+        Delete = needs(Resource::Documents, Action::Delete), Scope;
+    }
     socket {
         Read = needs(Resource::Socket, Action::Read), Scope;
     }

@@ -1,8 +1,8 @@
 //! The server's description of itself.
 
 use super::{
-    account, api_keys, application_config, applications, cdc_control, events, health, keys, mappings,
-    problem::ApiError, route::Route, socket, tokens, topics,
+    account, api_keys, application_config, applications, cdc_control, documents, events, health, keys, mappings,
+    problem::ApiError, route::Route, services, socket, tokens, topics,
 };
 use axum::{Json, http::Method, response::Response};
 use utoipa::{
@@ -29,6 +29,9 @@ use utoipa::{
         keys::list, keys::create, keys::rotate, keys::deactivate, keys::delete,
         topics::list, topics::create, topics::get, topics::update, topics::delete, topics::history,
         events::publish,
+        documents::list, documents::create, documents::get, documents::replace, documents::merge, documents::mutate,
+        documents::delete, documents::revisions, documents::restore,
+        services::list, services::create, services::get, services::update, services::delete,
         mappings::list, mappings::create, mappings::get, mappings::update, mappings::delete, mappings::by_topic,
         mappings::preview,
         cdc_control::status, cdc_control::start, cdc_control::stop,

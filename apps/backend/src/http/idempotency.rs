@@ -84,7 +84,8 @@ pub(super) async fn begin<P: Permit>(
     }
 }
 
-fn replay(status: i16, body: String) -> Response {
+/// The answer that was kept.
+pub(super) fn replay(status: i16, body: String) -> Response {
     let status = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok());
     let json = HeaderValue::from_static("application/json");
     let headers = [(header::CONTENT_TYPE, json), (REPLAYED, HeaderValue::from_static("true"))];

@@ -12,6 +12,7 @@ mod body;
 mod cdc_control;
 pub mod credentials;
 mod documentation;
+mod documents;
 mod events;
 pub mod grant;
 mod health;
@@ -25,6 +26,7 @@ mod preview;
 mod problem;
 pub mod route;
 pub mod security;
+mod services;
 mod socket;
 mod tokens;
 mod topics;
@@ -49,6 +51,8 @@ pub fn routes() -> Vec<Route> {
         keys::routes(),
         topics::routes(),
         events::routes(),
+        documents::routes(),
+        services::routes(),
         mappings::routes(),
         cdc_control::routes(),
         socket::routes(),

@@ -44,6 +44,11 @@ pub(super) fn check_limit(limit: Option<u32>) -> Result<u32, Problem> {
 }
 
 impl PageParams {
+    /// What a query with more parameters says of its page.
+    pub(super) fn new(limit: Option<u32>, cursor: Option<String>) -> Self {
+        Self { limit, cursor }
+    }
+
     /// Checks what was asked for.
     pub(super) fn page(&self) -> Result<Page, Problem> {
         let invalid = || Problem::field("cursor", "must be the X-Next-Cursor of the page before");
@@ -73,21 +78,43 @@ impl Page {
         i64::from(self.limit) + 1
     }
 
+    /// How many were asked for.
+    pub(super) fn limit(&self) -> usize {
+        self.limit as usize
+    }
+
     /// The answer of what [`Page::fetch`] brought; `key` is what the list goes by.
     pub(super) fn answer<T, R: Serialize>(
         &self,
         uri: &Uri,
-        mut rows: Vec<T>,
+        rows: Vec<T>,
         key: impl Fn(&T) -> &str,
         resource: impl Fn(T) -> R,
     ) -> Response {
-        let more = rows.len() > self.limit as usize;
-        rows.truncate(self.limit as usize);
-        let next = rows.last().filter(|_| more).map(|row| BASE64.encode(key(row)));
+        let (rows, next) = self.cut(rows, key);
         let resources: Vec<R> = rows.into_iter().map(resource).collect();
-        let mut response = Json(resources).into_response();
-        if let Some(cursor) = next {
-            let link = format!("<{}?limit={}&cursor={cursor}>; rel=\"next\"", uri.path(), self.limit);
+        self.with_next(uri, "", next, Json(resources).into_response())
+    }
+
+    /// Of what [`Page::fetch`] brought the page, and behind which key the next one begins, if there is one.
+    pub(super) fn cut<T>(&self, mut rows: Vec<T>, key: impl Fn(&T) -> &str) -> (Vec<T>, Option<String>) {
+        let more = rows.len() > self.limit();
+        rows.truncate(self.limit());
+        let next = rows.last().filter(|_| more).map(|row| key(row).to_owned());
+        (rows, next)
+    }
+
+    /// `response` with where the next page begins; `parameters` (`&prefix=…`) are asked for again.
+    pub(super) fn with_next(
+        &self,
+        uri: &Uri,
+        parameters: &str,
+        next: Option<String>,
+        mut response: Response,
+    ) -> Response {
+        if let Some(cursor) = next.map(|key| BASE64.encode(key)) {
+            let (path, limit) = (uri.path(), self.limit);
+            let link = format!("<{path}?limit={limit}{parameters}&cursor={cursor}>; rel=\"next\"");
             let headers = response.headers_mut();
             if let (Ok(cursor), Ok(link)) = (HeaderValue::from_str(&cursor), HeaderValue::from_str(&link)) {
                 headers.insert(NEXT_CURSOR, cursor);

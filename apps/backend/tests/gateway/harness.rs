@@ -9,12 +9,15 @@ use backend::{
     state::{AppState, HttpSettings},
 };
 use database::{
+    documents::PostgresDocumentStore,
     event_log::{LogSettings, PostgresEventLog},
     sealing::Sealer,
 };
-use event_log::Identity;
+use document_store::Durability;
+use event_log::{EventLog, Identity, TopicKey};
 use event_router::{EventRouter, Hub, OutboxLimits, Routed};
 use metrics::Metrics;
+use redis_layer::{RedisSettings, event_log::RedisEventLog};
 use serde_json::{Value, json};
 use shared_types::{AppId, Draft, Environment, Position, RawObject, Scope, Source, TopicName};
 use std::{
@@ -26,16 +29,19 @@ use std::{
     },
     time::Duration,
 };
-use testkit::TestDatabase;
+use sync::{Documents, DocumentsSettings};
+use testkit::{LocalRedis, Persistence, TestDatabase};
 use tokio::{net::TcpSocket, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// How long anything may take that ought to happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// One database, on which instances are started.
+/// One database, on which instances are started, and where `REALTIME_TEST_LOG` is `redis` a server that holds the
+/// event log.
 pub struct Platform {
     pub database: TestDatabase,
+    redis: Option<LocalRedis>,
 }
 
 /// The gateways of one backend.
@@ -80,7 +86,9 @@ pub async fn soon<T>(what: &str, happens: impl Future<Output = T>) -> T {
 impl Platform {
     /// A platform without instances.
     pub async fn start() -> Self {
-        Self { database: testkit::database().await }
+        let in_redis = std::env::var("REALTIME_TEST_LOG").is_ok_and(|log| log == "redis");
+        let redis = in_redis.then(|| LocalRedis::start(Persistence::Nothing));
+        Self { database: testkit::database().await, redis }
     }
 
     /// One with one instance.
@@ -100,8 +108,20 @@ impl Platform {
         let (stop, mut tasks, metrics) = (CancellationToken::new(), JoinSet::new(), Metrics::new());
         let pool = self.database.pool.clone();
         let settings = LogSettings::default();
-        let log = PostgresEventLog::start(pool.clone(), settings, metrics.clone(), &mut tasks, stop.clone());
+        let local =
+            PostgresEventLog::start(pool.clone(), settings, metrics.clone(), &mut tasks, stop.clone());
+        let log: Arc<dyn EventLog> = match &self.redis {
+            Some(redis) => self.redis_log(redis, &metrics, &mut tasks, &stop),
+            None => local.clone(),
+        };
         let hub = Hub::start(log.clone(), metrics.clone(), &mut tasks, stop.clone());
+        let store = Arc::new(PostgresDocumentStore::new(pool.clone(), &local));
+        let settings = DocumentsSettings {
+            max_bytes: 1024 * 1024,
+            durability: Durability::Acknowledged,
+            clock: Arc::new(event_router::now_ms),
+        };
+        let documents = Arc::new(Documents::new(store, metrics.clone(), settings));
         let router = EventRouter::new(log, metrics.clone());
         let sealer = Arc::new(Sealer::new(&[3; 32]));
         let authenticator = Arc::new(Authenticator::new(AuthSettings {
@@ -127,6 +147,7 @@ impl Platform {
             pool,
             authenticator: authenticator.clone(),
             router: router.clone(),
+            documents,
             metrics: metrics.clone(),
             sealer,
             http: Arc::new(HttpSettings::development(&self.database.url)),
@@ -138,6 +159,18 @@ impl Platform {
         Instance { gateway, address, router, authenticator, metrics, _stop, _tasks: tasks }
     }
 
+    fn redis_log(
+        &self,
+        redis: &LocalRedis,
+        metrics: &Arc<Metrics>,
+        tasks: &mut JoinSet<()>,
+        stop: &CancellationToken,
+    ) -> Arc<dyn EventLog> {
+        platform::install_crypto();
+        let (settings, pool) = (RedisSettings::new(redis.url()), self.database.pool.clone());
+        RedisEventLog::start(settings, pool, metrics.clone(), tasks, stop.clone()).unwrap()
+    }
+
     /// A second application beside the default one.
     pub async fn add_application(&self, id: &str) {
         let mut connection = self.database.pool.acquire().await.unwrap();
@@ -147,7 +180,12 @@ impl Platform {
 
     /// Loses what is known of a topic, as a restored database would have.
     pub async fn forget_topic(&self, topic: &str) {
-        let events = "delete from event_log where topic_id in (select id from event_log_topics where topic = $1)";
+        if let Some(redis) = &self.redis {
+            let deleted = redis.command(&["DEL", &redis_key("head", topic), &redis_key("history", topic)]);
+            return assert_eq!(deleted, ["2"]);
+        }
+        let events =
+            "delete from event_log where topic_id in (select id from event_log_topics where topic = $1)";
         for sql in [events, "delete from event_log_topics where topic = $1"] {
             let deleted = sqlx::query(sql).bind(topic).execute(&self.database.pool);
             assert!(deleted.await.unwrap().rows_affected() > 0);
@@ -156,11 +194,23 @@ impl Platform {
 
     /// Lets a topic's events up to `offset` go, as retention does.
     pub async fn expire(&self, topic: &str, offset: i64) {
+        if let Some(redis) = &self.redis {
+            let first = (offset + 1).to_string();
+            let trimmed = redis.command(&["XTRIM", &redis_key("history", topic), "MINID", &first]);
+            return assert_eq!(trimmed, [offset.to_string()]);
+        }
         let sql = "delete from event_log e using event_log_topics t \
                    where t.id = e.topic_id and t.topic = $1 and e.topic_offset <= $2";
         let deleted = sqlx::query(sql).bind(topic).bind(offset).execute(&self.database.pool);
         assert_eq!(deleted.await.unwrap().rows_affected(), offset.unsigned_abs());
     }
+}
+
+/// The key of a topic of the default scope.
+fn redis_key(name: &str, topic: &str) -> String {
+    let key = TopicKey { scope: default_scope(), topic: TopicName::parse(topic).unwrap() };
+    let partition = event_log::partition_of(&key, 64);
+    format!("realtime:{{p{partition:02}}}:{name}:app_default:development:{topic}")
 }
 
 /// Serves on a free port. Small buffers, so that a client that does not read is felt soon.

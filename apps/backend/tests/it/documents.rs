@@ -60,7 +60,9 @@ fn every_code_is_explained() {
         "crates/auth/src",
         "crates/event-log/src",
         "crates/event-router/src",
+        "crates/document-store/src",
         "crates/shared-types/src",
+        "crates/sync/src",
         "crates/topic-registry/src",
         "crates/database/src",
     ];

@@ -137,6 +137,70 @@ fn cases() -> Vec<Case> {
         ),
         case(
             Method::POST,
+            "/api/sync/notes/documents",
+            json!({ "data": {}, "id": "made-here" }),
+            &["data"],
+            ("data", json!([1])),
+            ("expiresAt", json!(1)),
+        ),
+        case(
+            Method::POST,
+            "/api/sync/notes/documents",
+            json!({ "data": {} }),
+            &[],
+            ("id", json!(7)),
+            ("id", json!("no/good")),
+        ),
+        case(
+            Method::PUT,
+            "/api/sync/notes/documents/one",
+            json!({ "data": {} }),
+            &["data"],
+            ("data", json!("text")),
+            ("expiresAt", json!(-5)),
+        ),
+        case(
+            Method::PATCH,
+            "/api/sync/notes/documents/one/merge",
+            json!({ "data": {} }),
+            &["data"],
+            ("expectedRevision", json!("1")),
+            ("expectedRevision", json!(-1)),
+        ),
+        case(
+            Method::POST,
+            "/api/sync/notes/documents/one/mutate",
+            json!({ "mutations": { "a": 1 } }),
+            &["mutations"],
+            ("mutations", json!("set")),
+            ("mutations", json!([{ "op": "fly", "path": "/a" }])),
+        ),
+        case(
+            Method::POST,
+            "/api/sync/notes/documents/one/restore",
+            json!({ "revision": 1 }),
+            &["revision"],
+            ("revision", json!("1")),
+            ("revision", json!(1.5)),
+        ),
+        case(
+            Method::POST,
+            "/api/services",
+            json!({ "name": "made-here" }),
+            &["name"],
+            ("description", json!(1)),
+            ("name", json!("My Service")),
+        ),
+        case(
+            Method::PATCH,
+            "/api/services/{made}",
+            json!({}),
+            &[],
+            ("name", json!([])),
+            ("description", json!(long)),
+        ),
+        case(
+            Method::POST,
             "/api/database/mappings",
             mapping.clone(),
             &["table", "topic", "events", "payload"],
@@ -185,7 +249,10 @@ async fn bad_bodies_are_answered_by_field_and_rule() {
     let mapping =
         json!({ "table": "t", "topic": "a.b", "events": ["insert"], "payload": { "id": "$row.id" } });
     let made = server.post("/api/database/mappings", mapping).by(&root).send().await.ok();
+    server.post("/api/sync/notes/documents", json!({ "id": "one", "data": {} })).by(&root).send().await.ok();
+    let service = server.post("/api/services", json!({ "name": "s" })).by(&root).send().await.ok();
     for case in cases() {
+        let made = if case.path.starts_with("/api/services") { &service } else { &made };
         let path = case.path.replace("{made}", made["id"].as_str().unwrap());
         let send = |body: String| server.call(case.method.clone(), path.as_str()).by(&root).text(body).send();
         let place = format!("{} {}", case.method, case.path);
@@ -238,10 +305,17 @@ fn every_route_with_a_body_has_a_case() {
     let covered: Vec<String> = cases()
         .iter()
         .map(|case| {
-            case.path.replace("app_default", "{id}").replace("a.b", "{name}").replace("{made}", "{id}")
+            case.path
+                .replace("app_default", "{id}")
+                .replace("a.b", "{name}")
+                .replace("{made}", "{id}")
+                .replace("/notes/", "/{service}/")
+                .replace("/one", "/{id}")
         })
         .collect();
-    for route in routes().iter().filter(|route| matches!(route.method, Method::POST | Method::PATCH)) {
+    for route in
+        routes().iter().filter(|route| matches!(route.method, Method::POST | Method::PUT | Method::PATCH))
+    {
         let known = covered.iter().any(|path| path == route.path) || WITHOUT_BODY.contains(&route.path);
         assert!(known, "{} {} has no bad input tested", route.method, route.path);
     }

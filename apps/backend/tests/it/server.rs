@@ -12,16 +12,25 @@ use backend::{
     state::{AppState, HttpSettings, Mode},
 };
 use database::{
+    documents::PostgresDocumentStore,
     event_log::{LogSettings, PostgresEventLog},
     sealing::Sealer,
     tables::{sessions, users},
 };
-use event_router::EventRouter;
+use document_store::Durability;
+use event_router::{EventRouter, now_ms};
 use metrics::Metrics;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use shared_types::{AppId, Environment, Scope, UserId, ids::new_id};
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+use sync::{Documents, DocumentsSettings};
 use testkit::TestDatabase;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +40,8 @@ use tower::ServiceExt as _;
 pub struct Server {
     pub test: TestDatabase,
     pub state: AppState,
+    /// How far the documents' clock is ahead.
+    pub ahead_ms: Arc<AtomicI64>,
     router: Router,
     stop: CancellationToken,
     _tasks: JoinSet<()>,
@@ -153,19 +164,23 @@ impl Server {
             &mut tasks,
             stop.clone(),
         );
+        let ahead_ms = Arc::new(AtomicI64::new(0));
+        let documents = documents(&test, &log, metrics.clone(), ahead_ms.clone());
+        tasks.spawn(documents.clone().sweep(stop.clone()));
         let mut http = HttpSettings::development(&test.url);
         change(&mut http);
         let state = AppState {
             pool: test.pool.clone(),
             authenticator,
             router: EventRouter::new(log, metrics.clone()),
+            documents,
             metrics,
             sealer,
             http: Arc::new(http),
             connections: Arc::default(),
             draining: Arc::default(),
         };
-        Self { test, router: api(state.clone()), state, stop, _tasks: tasks }
+        Self { test, router: api(state.clone()), state, ahead_ms, stop, _tasks: tasks }
     }
 
     pub fn call(&self, method: Method, path: impl Into<String>) -> Call<'_> {
@@ -178,6 +193,10 @@ impl Server {
 
     pub fn post(&self, path: impl Into<String>, body: Value) -> Call<'_> {
         self.call(Method::POST, path).json(body)
+    }
+
+    pub fn put(&self, path: impl Into<String>, body: Value) -> Call<'_> {
+        self.call(Method::PUT, path).json(body)
     }
 
     pub fn patch(&self, path: impl Into<String>, body: Value) -> Call<'_> {
@@ -245,6 +264,21 @@ impl Server {
             self.post("/api/applications", serde_json::json!({ "name": "Other" })).by(root).send().await.ok();
         made["id"].as_str().unwrap().to_owned()
     }
+}
+
+fn documents(
+    test: &TestDatabase,
+    log: &PostgresEventLog,
+    metrics: Arc<Metrics>,
+    ahead_ms: Arc<AtomicI64>,
+) -> Arc<Documents> {
+    let store = Arc::new(PostgresDocumentStore::new(test.pool.clone(), log));
+    let settings = DocumentsSettings {
+        max_bytes: 1024 * 1024,
+        durability: Durability::Acknowledged,
+        clock: Arc::new(move || now_ms() + ahead_ms.load(Ordering::Relaxed)),
+    };
+    Arc::new(Documents::new(store, metrics, settings))
 }
 
 /// The settings of a production server.

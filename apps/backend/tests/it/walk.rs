@@ -71,6 +71,7 @@ fn path(route: &Route) -> String {
         .path
         .replace("{id}", id)
         .replace("{name}", id)
+        .replace("{service}", "notes")
         .replace("{topic}", id)
         .replace("{keyId}", "key_unknown")
 }

@@ -70,7 +70,7 @@ pub fn created(key: &DocumentKey) -> Edit {
 pub fn sized(key: &DocumentKey, data: String) -> Edit {
     let key = key.clone();
     Arc::new(move |before| match before {
-        Some(document) if !document.deleted => Err(Problem::invalid("EXISTS", "is there")),
+        Some(document) if !document.deleted => Err(Problem::invalid("CONFLICT", "is there")),
         _ => Ok(write(&key, before, Change::Created, &data, None)),
     })
 }
@@ -87,7 +87,7 @@ pub fn counted(key: &DocumentKey, expected: Option<u64>) -> Edit {
     Arc::new(move |before| {
         let document = before.filter(|document| !document.deleted).ok_or_else(missing)?;
         if expected.is_some_and(|expected| expected != document.revision) {
-            return Err(Problem::invalid("REVISION", document.revision.to_string()));
+            return Err(Problem::invalid("REVISION_CONFLICT", document.revision.to_string()));
         }
         let data = format!("{{\"n\":{}}}", number(document) + 1);
         Ok(write(&key, before, Change::Updated, &data, document.expires_at))

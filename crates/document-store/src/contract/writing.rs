@@ -89,7 +89,7 @@ pub async fn one_of_many_meets_the_expected_revision(first: Instance, second: In
     let succeeded = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
     let told = outcomes
         .iter()
-        .filter(|outcome| matches!(outcome, Err(StoreError::Refused(p)) if p.code == "REVISION" && p.message == "2"))
+        .filter(|outcome| matches!(outcome, Err(StoreError::Refused(p)) if p.code == "REVISION_CONFLICT" && p.message == "2"))
         .count();
     assert_eq!((succeeded, told), (1, 19), "{outcomes:?}");
 }
@@ -107,7 +107,7 @@ pub async fn one_of_many_creates(first: Instance, second: Instance) {
         let outcomes: Vec<_> = outcomes.into_iter().map(|outcome| outcome.expect("ends")).collect();
         let refused = outcomes
             .iter()
-            .filter(|outcome| matches!(outcome, Err(StoreError::Refused(p)) if p.code == "EXISTS"))
+            .filter(|outcome| matches!(outcome, Err(StoreError::Refused(p)) if p.code == "CONFLICT"))
             .count();
         assert_eq!((outcomes.iter().filter(|o| o.is_ok()).count(), refused), (1, 7), "{outcomes:?}");
         assert_eq!(first.revisions(&key).await.len(), 1);
