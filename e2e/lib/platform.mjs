@@ -123,11 +123,18 @@ export class Platform {
     }
   }
 
-  /** A REST call as administrator; answers the body. */
-  async rest(method, path, body) {
+  /** Sets the installation up; answers the first person's session, who may do everything. */
+  async setUp() {
+    const person = { name: 'Ada', email: 'ada@example.com', password: 'a password for a test' };
+    const { sessionToken } = await this.rest('POST', '/api/auth/setup', person);
+    return sessionToken;
+  }
+
+  /** A REST call as administrator, or with another token; answers the body. */
+  async rest(method, path, body, token = this.token) {
     const response = await fetch(this.url + path, {
       method,
-      headers: { authorization: `Bearer ${this.token}`, 'content-type': 'application/json' },
+      headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' },
       body: body && JSON.stringify(body),
     });
     const answer = await response.json();
@@ -142,8 +149,13 @@ export class Platform {
   }
 
   /** Runs a command of the program against this platform; answers its exit code and output. */
-  async command(...args) {
-    const child = spawn(binary, [...args, '--url', this.url, '--token', this.token], {
+  command(...args) {
+    return this.program(...args, '--url', this.url, '--token', this.token);
+  }
+
+  /** Runs the program with exactly these arguments; answers its exit code and output. */
+  async program(...args) {
+    const child = spawn(binary, args, {
       cwd: this.folder,
       stdio: ['ignore', 'pipe', 'pipe'],
     });

@@ -11,6 +11,7 @@ Exit codes:
   69  a server that is needed does not answer
   77  not signed in, or without the right
   78  bad configuration
+  130 `realtime dev` was killed by a second Ctrl-C
 
 In a folder with a running `realtime dev`, URL and token are found by themselves.";
 
@@ -56,6 +57,9 @@ pub enum Command {
     Tail(TailArgs),
     /// Check this machine, the databases and Redis, and say what to mend
     Doctor,
+    /// Make the outbox in a database
+    #[command(subcommand)]
+    Outbox(OutboxCommand),
     /// Print the description of the REST API (OpenAPI, JSON)
     Openapi(OpenapiArgs),
 }
@@ -91,7 +95,8 @@ pub struct DevArgs {
     pub redis_url: Option<String>,
 }
 
-/// What to do with the schema. The database is that of a running `realtime dev`, else the configured one.
+/// What to do with the schema. The database is the one that DATABASE_URL names in the environment, else that of a
+/// running `realtime dev`, else the configured one.
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Examples:
@@ -109,6 +114,23 @@ pub enum MigrateCommand {
     Make {
         /// Lower-case words joined by underscores
         name: String,
+    },
+}
+
+/// What to do with the outbox of a database. `--url` is that of the database.
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  realtime outbox install --url postgresql://me:secret@db.example:5432/shop
+  realtime outbox install --print > migrations/0042_event_outbox.sql")]
+pub enum OutboxCommand {
+    /// Make the table, its indexes and its trigger, or bring them up to date
+    ///
+    /// The database is that of --url, else the one that a running `realtime dev` follows.
+    Install {
+        /// Only print the statements
+        #[arg(long)]
+        print: bool,
     },
 }
 

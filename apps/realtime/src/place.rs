@@ -138,8 +138,10 @@ impl Server {
             return Err(Failure::new(crate::exit::Code::Usage, message));
         }
         let own = dev.filter(|dev| dev.is_at(&url));
-        let is_own_dev = args.token.is_none() && own.is_some();
-        let token = args.token.clone().or(own.map(|dev| dev.token));
+        // `REALTIME_TOKEN=` in a shell or an `.env` says that there is none.
+        let given = args.token.clone().filter(|token| !token.is_empty());
+        let is_own_dev = given.is_none() && own.is_some();
+        let token = given.or(own.map(|dev| dev.token));
         Ok(Self { url, token, is_own_dev })
     }
 

@@ -1,12 +1,14 @@
-//! The workers: change data capture, and the place of what else follows the event log.
+//! The workers: change data capture, the outbox, and the place of what else follows the event log.
 //!
-//! Knows no client connections. Row changes enter through [`cdc`]; events leave through the event router.
+//! Knows no client connections. Row changes enter through [`cdc`] and [`outbox`]; events leave through the event
+//! router.
 
 pub mod health;
 
 use anyhow::Result;
 use cdc::{CdcParts, CdcService, CdcSettings, CdcTarget, TargetSource};
 use database::{leader::PostgresLeader, tables::installation};
+use outbox::{OutboxParts, OutboxService};
 use platform::Platform;
 use shared_types::{AppId, Environment, Scope, ids::new_id};
 use std::{sync::Arc, time::Duration};
@@ -24,6 +26,7 @@ const DEFAULT_APPLICATION: &str = "app_default";
 pub struct Workers {
     stop: CancellationToken,
     cdc: oneshot::Receiver<()>,
+    outbox: oneshot::Receiver<()>,
 }
 
 impl Workers {
@@ -42,16 +45,37 @@ impl Workers {
             // Ending before the platform does is what `stop` asked for.
             working.tasks.stopping().cancelled().await;
         });
-        Ok(Self { stop, cdc })
+        let (ended, outbox) = oneshot::channel();
+        let (stopping, working) = (stop.clone(), platform.clone());
+        platform.tasks.spawn("outbox", async move {
+            outbox_service(&working).run(stopping).await;
+            let _ = ended.send(());
+            working.tasks.stopping().cancelled().await;
+        });
+        Ok(Self { stop, cdc, outbox })
     }
 
     /// Hands over and ends.
     pub async fn stop(self) {
         self.stop.cancel();
-        if tokio::time::timeout(STOP_WITHIN, self.cdc).await.is_err() {
-            tracing::warn!("change data capture did not end in time");
-        }
+        let end = |name: &'static str, ended: oneshot::Receiver<()>| async move {
+            if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
+                tracing::warn!(worker = name, "a worker did not end in time");
+            }
+        };
+        tokio::join!(end("change data capture", self.cdc), end("outbox", self.outbox));
     }
+}
+
+/// The reader of outboxes: the platform's own and those of the applications' databases.
+fn outbox_service(platform: &Platform) -> OutboxService {
+    OutboxService::new(OutboxParts {
+        pool: platform.pool.clone(),
+        database_url: platform.config.postgres.url().to_owned(),
+        router: platform.router.clone(),
+        metrics: platform.metrics.clone(),
+        sealer: platform.sealer.clone(),
+    })
 }
 
 /// Reads targets until `stop`, from when the platform's database answers.

@@ -4,8 +4,11 @@ use super::body::Object;
 use crate::state::AppState;
 use cdc::TargetUrl;
 use database::{
+    DatabaseError,
     sealing::Sealer,
-    tables::applications::{ApplicationConfig, Limits, TopicPolicy, open_target, seal_target},
+    tables::applications::{
+        ApplicationConfig, Limits, TopicPolicy, open_outbox, open_target, seal_outbox, seal_target,
+    },
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -43,6 +46,9 @@ pub struct ConfigPatch {
     /// (in development where absent): `{ "development": { "databaseUrl": "postgres://…", "manageTables": true } }`.
     #[schema(value_type = Object)]
     cdc: Changes<Object<TargetInput>>,
+    /// The database whose `event_outbox` is read: `{ "development": { "databaseUrl": "postgres://…" } }`.
+    #[schema(value_type = Object)]
+    outbox: Changes<Object<OutboxInput>>,
     /// `open` or `registered`, by environment.
     #[schema(value_type = Object)]
     topic_policy: Changes<TopicPolicy>,
@@ -61,6 +67,12 @@ struct TargetInput {
     manage_tables: Option<bool>,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct OutboxInput {
+    database_url: String,
+}
+
 impl ConfigPatch {
     /// Checks the changes and makes them.
     ///
@@ -77,11 +89,32 @@ impl ConfigPatch {
                 None => None,
                 Some(Object(input)) => {
                     let scope = Scope::new(application.clone(), *environment);
-                    check_target(state, *environment, &input.database_url)?;
+                    let path = format!("config.cdc.{environment}.databaseUrl");
+                    let target = check_url(&path, &input.database_url)?;
+                    if !state.http.own_database_as_target && is_platform_database(state, &target) {
+                        let rule = "is the platform's own database, which may not be followed";
+                        return Err(Problem::field(path, rule));
+                    }
                     Some(seal_target(&state.sealer, &scope, &input.database_url, input.manage_tables))
                 }
             };
             set(&mut config.cdc, *environment, stored);
+        }
+        for (EnvironmentName(environment), change) in &self.outbox {
+            let stored = match change {
+                None => None,
+                Some(Object(input)) => {
+                    let scope = Scope::new(application.clone(), *environment);
+                    let path = format!("config.outbox.{environment}.databaseUrl");
+                    let target = check_url(&path, &input.database_url)?;
+                    if is_platform_database(state, &target) {
+                        let rule = "is the platform's own database, whose event_outbox is always read";
+                        return Err(Problem::field(path, rule));
+                    }
+                    Some(seal_outbox(&state.sealer, &scope, &input.database_url))
+                }
+            };
+            set(&mut config.outbox, *environment, stored);
         }
         for (EnvironmentName(environment), origins) in &self.allowed_origins {
             check_origins(*environment, origins.as_deref().unwrap_or_default())?;
@@ -106,19 +139,15 @@ fn set<T>(map: &mut BTreeMap<Environment, T>, environment: Environment, value: O
     };
 }
 
-fn check_target(state: &AppState, environment: Environment, url: &str) -> Result<(), Problem> {
-    let path = format!("config.cdc.{environment}.databaseUrl");
+fn check_url(path: &str, url: &str) -> Result<TargetUrl, Problem> {
     let target: TargetUrl = url.parse().map_err(|problem: Problem| {
-        Problem::fields(problem.details.into_iter().map(|d| Violation::new(&path, d.message)).collect())
+        Problem::fields(problem.details.into_iter().map(|d| Violation::new(path, d.message)).collect())
     })?;
     let given = Url::parse(url).ok();
     if given.as_ref().and_then(Url::password).is_some_and(|password| password == MASK) {
         return Err(Problem::field(path, "holds the masked password; give the whole URL or leave it out"));
     }
-    if !state.http.own_database_as_target && is_platform_database(state, &target) {
-        return Err(Problem::field(path, "is the platform's own database, which may not be followed"));
-    }
-    Ok(())
+    Ok(target)
 }
 
 fn is_platform_database(state: &AppState, target: &TargetUrl) -> bool {
@@ -171,24 +200,36 @@ pub(super) fn shown(sealer: &Sealer, application: &AppId, config: &ApplicationCo
         .iter()
         .map(|(environment, target)| {
             let scope = Scope::new(application.clone(), *environment);
-            let url = match open_target(sealer, &scope, target) {
-                Ok(url) => json!({ "databaseUrl": masked(&url) }),
-                // Sealed under another secret key: it has to be set anew.
-                Err(_) => json!({ "databaseUrl": null, "error": "cannot be opened; set it again" }),
-            };
-            let mut shown = url;
+            let mut shown = shown_url(open_target(sealer, &scope, target));
             if let Some(manage) = target.manage_tables {
                 shown["manageTables"] = json!(manage);
             }
             (environment.to_string(), shown)
         })
         .collect();
+    let outboxes: Map<String, Value> = config
+        .outbox
+        .iter()
+        .map(|(environment, outbox)| {
+            let scope = Scope::new(application.clone(), *environment);
+            (environment.to_string(), shown_url(open_outbox(sealer, &scope, outbox)))
+        })
+        .collect();
     json!({
         "cdc": targets,
+        "outbox": outboxes,
         "topicPolicy": config.topic_policy,
         "allowedOrigins": config.allowed_origins,
         "limits": config.limits,
     })
+}
+
+fn shown_url(opened: Result<String, DatabaseError>) -> Value {
+    match opened {
+        Ok(url) => json!({ "databaseUrl": masked(&url) }),
+        // Sealed under another secret key: it has to be set anew.
+        Err(_) => json!({ "databaseUrl": null, "error": "cannot be opened; set it again" }),
+    }
 }
 
 /// Host, port, user and database of a URL; nothing of its password.

@@ -6,6 +6,7 @@ use super::{
     body::{Body, Object, Params, check_text},
     grant::Grant,
     idempotency::{self, Once},
+    outbox,
     page::PageParams,
     problem::{ApiError, database},
     route::Route,
@@ -112,6 +113,7 @@ pub(super) async fn create(
             Once::Replay(response) => return Ok(response),
             Once::Run(run) => run,
         };
+    outbox::check_owner(run.connection(), &state, &id, &config).await?;
     let row = applications::insert(run.connection(), &id, body.value.name.trim(), &config).await?;
     let response = run.created(json!(resource(&state, row)), &[]).await?;
     state.authenticator.refresh().await?;
@@ -147,6 +149,7 @@ pub(super) async fn update(
     let row = applications::lock(&mut tx, id).await?.ok_or_else(|| no_application(id))?;
     let mut config = row.config.0;
     body.value.config.0.apply(&state, id, &mut config)?;
+    outbox::check_owner(&mut tx, &state, id, &config).await?;
     let name = body.value.name.as_deref().map_or(row.name.as_str(), str::trim);
     let row = applications::update(&mut *tx, id, name, &config).await?.ok_or_else(|| no_application(id))?;
     tx.commit().await.map_err(database)?;

@@ -2,7 +2,7 @@
 
 use super::{
     account, api_keys, application_config, applications, cdc_control, documents, events, health, keys, mappings,
-    problem::ApiError, route::Route, services, socket, tokens, topics,
+    outbox, problem::ApiError, route::Route, services, socket, tokens, topics,
 };
 use axum::{Json, http::Method, response::Response};
 use utoipa::{
@@ -34,7 +34,7 @@ use utoipa::{
         services::list, services::create, services::get, services::update, services::delete,
         mappings::list, mappings::create, mappings::get, mappings::update, mappings::delete, mappings::by_topic,
         mappings::preview,
-        cdc_control::status, cdc_control::start, cdc_control::stop,
+        cdc_control::status, cdc_control::start, cdc_control::stop, outbox::status,
         socket::connections,
     ),
 )]

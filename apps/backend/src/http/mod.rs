@@ -20,6 +20,7 @@ mod idempotency;
 mod keys;
 mod layers;
 mod mappings;
+mod outbox;
 mod page;
 mod peer;
 mod preview;
@@ -55,6 +56,7 @@ pub fn routes() -> Vec<Route> {
         services::routes(),
         mappings::routes(),
         cdc_control::routes(),
+        outbox::routes(),
         socket::routes(),
     ]
     .into_iter()

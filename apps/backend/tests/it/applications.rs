@@ -16,7 +16,10 @@ async fn applications_are_made_changed_and_removed() {
     assert_eq!(made.status, 201);
     let made = made.ok();
     let path = format!("/api/applications/{}", made["id"].as_str().unwrap());
-    assert_eq!(made["config"], json!({ "cdc": {}, "topicPolicy": {}, "allowedOrigins": {}, "limits": {} }));
+    assert_eq!(
+        made["config"],
+        json!({ "cdc": {}, "outbox": {}, "topicPolicy": {}, "allowedOrigins": {}, "limits": {} })
+    );
     let change = json!({ "name": "Store", "config": {
         "topicPolicy": { "production": "registered" },
         "allowedOrigins": { "production": ["https://shop.example"] },

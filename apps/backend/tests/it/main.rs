@@ -9,6 +9,7 @@ mod documents;
 mod events;
 mod input;
 mod mappings;
+mod outbox;
 mod restoring;
 mod server;
 mod services;

@@ -25,9 +25,12 @@ pub async fn run(command: &MigrateCommand, json: bool) -> Outcome {
     }
 }
 
-/// The database of a running `realtime dev`, else the configured one.
+/// The database that DATABASE_URL names, else that of a running `realtime dev`, else the configured one.
+///
+/// Whoever names a database on the command line means it, also in a folder where `realtime dev` runs.
 async fn connect() -> Outcome<Pool> {
-    let url = match running_dev() {
+    let is_named = std::env::var_os("DATABASE_URL").is_some_and(|url| !url.is_empty());
+    let url = match running_dev().filter(|_| !is_named) {
         Some(dev) => dev.database_url,
         None => Config::load()?.postgres.url().to_owned(),
     };

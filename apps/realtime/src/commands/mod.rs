@@ -2,6 +2,7 @@
 
 mod migrate;
 mod openapi;
+mod outbox;
 mod publish;
 mod tail;
 mod token;
@@ -24,6 +25,7 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Publish(args) => publish::run(args, server).await,
         Command::Tail(args) => tail::run(args, server).await,
         Command::Doctor => doctor::run(server).await,
+        Command::Outbox(command) => outbox::run(&command, server).await,
         Command::Openapi(args) => openapi::run(&args),
     }
 }

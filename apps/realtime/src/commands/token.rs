@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 /// Asks for a token and prints it alone, so that `$(realtime token)` is one.
 pub async fn run(args: TokenArgs, server_args: &ServerArgs) -> Outcome {
     let mut server = Server::find(server_args)?;
-    if let Some(key) = &args.api_key {
+    if let Some(key) = args.api_key.as_ref().filter(|key| !key.is_empty()) {
         server.token = Some(key.clone());
     }
     let body = request(&args)?;

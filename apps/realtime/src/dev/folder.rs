@@ -9,6 +9,7 @@ use anyhow::Context;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rand::RngCore;
 use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -44,9 +45,16 @@ impl Folder {
         let opened =
             OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path);
         let lock = opened.with_context(|| format!("cannot open {}", path.display()))?;
-        if fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            drop(lock);
-            return Err(in_use(&place));
+        match fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::AGAIN | Errno::ACCESS) => {
+                drop(lock);
+                return Err(in_use(&place));
+            }
+            Err(error) => {
+                let message = format!("cannot lock {}: {error} (choose another --data-dir)", path.display());
+                return Err(Failure::new(Code::Failure, message));
+            }
         }
         let is_new = !place.secrets_file().exists();
         let folder = Self { place, is_new, _lock: lock };

@@ -44,12 +44,12 @@ pub async fn run(args: DevArgs, json: bool) -> Outcome {
     terminal::note("stopping");
     tokio::select! {
         stopped = tokio::time::timeout(STOP_LIMIT, stack.stop()) => match stopped {
-            Ok(stopped) => stopped?,
-            Err(_) => return Err(Failure::new(Code::Failure, "some parts did not end in time and were killed")),
+            // What ended it comes first: that the rest did not stop well may follow from it.
+            Ok(stopped) => ended.and(stopped),
+            Err(_) => Err(Failure::new(Code::Failure, "some parts did not end in time and were killed")),
         },
-        () = signals.next() => return Err(Failure::new(Code::Interrupted, "killed by the second signal")),
+        () = signals.next() => Err(Failure::new(Code::Interrupted, "killed by the second signal")),
     }
-    ended
 }
 
 /// Says that it is ready, and keeps what it said true until the end.
@@ -68,16 +68,29 @@ async fn serve(
     } else {
         welcome::print(&dev, stack, folder, args.demo, started.elapsed())?;
     }
-    let mut renewals = tokio::time::interval(stack::RENEW_TOKEN_EVERY);
-    renewals.tick().await;
+    let mut wait = stack::RENEW_TOKEN_EVERY;
     loop {
         tokio::select! {
             () = signals.next() => return Ok(()),
             failure = stack.failed() => return Err(failure),
-            _ = renewals.tick() => {
-                dev.token = stack.token().await?;
-                folder.announce(&dev)?;
-            }
+            next = renew(wait, &mut dev, folder, stack) => wait = next,
+        }
+    }
+}
+
+/// Announces a new token after `wait`; answers when to do so again. The old one is good for hours, so that a database
+/// that does not answer for a moment ends nothing.
+async fn renew(wait: Duration, dev: &mut RunningDev, folder: &Folder, stack: &Stack) -> Duration {
+    tokio::time::sleep(wait).await;
+    let renewed = stack.token().await.and_then(|token| {
+        dev.token = token;
+        folder.announce(dev)
+    });
+    match renewed {
+        Ok(()) => stack::RENEW_TOKEN_EVERY,
+        Err(failure) => {
+            tracing::warn!(?failure, "the token of dev.json could not be renewed; trying again");
+            stack::RETRY_TOKEN_AFTER
         }
     }
 }

@@ -23,6 +23,8 @@ use workers::Workers;
 const APPLICATION: &str = "app_default";
 /// A token of a day is renewed at half of it.
 pub const RENEW_TOKEN_EVERY: Duration = Duration::from_secs(12 * 3600);
+/// One that could not be renewed is tried again after this.
+pub const RETRY_TOKEN_AFTER: Duration = Duration::from_secs(60);
 const READY_LIMIT: Duration = Duration::from_secs(30);
 /// Longer than the mapping of an untouched database takes to be followed.
 const LIVE_LIMIT: Duration = Duration::from_secs(10);

@@ -32,7 +32,7 @@ pub struct Seen<'a> {
 }
 
 /// How an outbox stands.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, FromRow, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OutboxStatus {
     /// A stable word for what keeps it from being read.

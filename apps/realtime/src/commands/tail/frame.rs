@@ -81,8 +81,8 @@ impl Event<'_> {
     }
 }
 
-/// What an error object says.
-pub fn refusal(body: &[u8]) -> String {
+/// What an error object says; nothing where it is none.
+pub fn refusal(body: &[u8]) -> Option<String> {
     #[derive(Default, Deserialize)]
     struct Said {
         message: Option<String>,
@@ -90,7 +90,7 @@ pub fn refusal(body: &[u8]) -> String {
     }
     let said: Said = serde_json::from_slice(body).unwrap_or_default();
     match (said.message, said.code) {
-        (Some(message), Some(code)) => format!("{message} ({code})"),
-        _ => "the server refused the connection".to_owned(),
+        (Some(message), Some(code)) => Some(format!("{message} ({code})")),
+        _ => None,
     }
 }

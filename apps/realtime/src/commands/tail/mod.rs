@@ -72,11 +72,14 @@ async fn follow(server: &Server, follower: &mut Follower) -> Outcome {
     loop {
         let lost = match connect(server).await {
             Ok(mut socket) => {
-                let end = converse(server, follower, &mut socket).await?;
+                let ended = converse(server, follower, &mut socket).await;
                 let _ = timeout(Duration::from_secs(1), socket.close(None)).await;
-                match end {
-                    End::Done => return Ok(()),
-                    End::Lost(why) => why,
+                match ended {
+                    Ok(End::Done) => return Ok(()),
+                    Ok(End::Lost(why)) => why,
+                    // A server that has just come back may not have its database yet.
+                    Err(Failure::Said(Code::Unavailable, why)) if follower.has_subscribed() => why,
+                    Err(failure) => return Err(failure),
                 }
             }
             Err(Failure::Said(Code::Unavailable, why)) if follower.has_subscribed() => why,
@@ -107,7 +110,9 @@ async fn connect(server: &Server) -> Outcome<Socket> {
         Ok(Ok((socket, _))) => Ok(socket),
         Ok(Err(Error::Http(response))) => {
             let body = response.body().as_deref().unwrap_or_default();
-            Err(refused(response.status().as_u16(), &frame::refusal(body), token.is_some()))
+            let status = response.status();
+            let said = frame::refusal(body).unwrap_or_else(|| format!("the server answered {status}"));
+            Err(refused(status.as_u16(), &said, token.is_some()))
         }
         Ok(Err(error)) => Err(Failure::unreachable(&server.url, error)),
         Err(_) => Err(Failure::unreachable(&server.url, "no answer in time")),
@@ -119,6 +124,7 @@ async fn converse(server: &Server, follower: &mut Follower, socket: &mut Socket)
     if let Err(lost) = send(socket, follower.subscribe()).await {
         return Ok(lost);
     }
+    let token = server.fresh_token();
     loop {
         let message = match timeout(SILENCE_LIMIT, socket.next()).await {
             Ok(Some(Ok(message))) => message,
@@ -128,7 +134,10 @@ async fn converse(server: &Server, follower: &mut Follower, socket: &mut Socket)
         };
         let next = match message {
             Message::Text(text) => follower.frame(&text)?,
-            Message::Close(close) => return closed(close),
+            Message::Close(close) => {
+                let has_newer_token = server.fresh_token() != token;
+                return closed(close, has_newer_token);
+            }
             _ => Next::Wait,
         };
         let sent = match next {
@@ -161,13 +170,16 @@ async fn within(work: impl Future<Output = Result<(), Error>>) -> Result<(), Str
     }
 }
 
-/// What a close code means: see the protocol's list.
-fn closed(close: Option<CloseFrame>) -> Outcome<End> {
+/// What a close code means: see the protocol's list. With a newer token, as after a laptop's sleep, being sent away is
+/// not the end.
+fn closed(close: Option<CloseFrame>, has_newer_token: bool) -> Outcome<End> {
     let (code, reason) = close
         .map_or((1006, String::new()), |close| (u16::from(close.code), close.reason.as_str().to_owned()));
     let said = if reason.is_empty() { format!("close code {code}") } else { reason };
     match code {
-        1008 | 4001 => Err(Failure::new(Code::NoPermission, format!("the server ended it: {said}"))),
+        1008 | 4001 if !has_newer_token => {
+            Err(Failure::new(Code::NoPermission, format!("the server ended it: {said}")))
+        }
         _ => Ok(End::Lost(said)),
     }
 }
