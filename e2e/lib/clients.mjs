@@ -7,7 +7,7 @@ const OPEN_WITHIN_MS = 10_000;
 
 /** A bare socket.io-client over one transport, or over several, of which it begins with the first. */
 export function socketio(...transports) {
-  return async ({ url, token, topic, since, onEvent }) => {
+  return async ({ url, token, topic, since, returnMode, onEvent }) => {
     const socket = io(url, { transports, auth: { token }, reconnection: false, forceNew: true });
     const closed = new Promise((resolve) => socket.once('disconnect', resolve));
     socket.on('event', onEvent);
@@ -23,7 +23,7 @@ export function socketio(...transports) {
       let answer = {};
       do {
         const place = answer.more ? { epoch: answer.epoch, offset: answer.offset } : since;
-        const request = { topic, since: place, subscriptionId: answer.subscriptionId };
+        const request = { topic, returnMode, since: place, subscriptionId: answer.subscriptionId };
         answer = await socket.timeout(OPEN_WITHIN_MS).emitWithAck('subscribe', request);
         if (!answer.ok) throw new Error(JSON.stringify(answer));
         answer.events.forEach(onEvent);
@@ -37,11 +37,11 @@ export function socketio(...transports) {
 }
 
 /** A plain WebSocket. */
-export async function websocket({ url, token, topic, since, onEvent }) {
+export async function websocket({ url, token, topic, since, returnMode, onEvent }) {
   const socket = new WebSocket(`${url.replace('http', 'ws')}/ws`, ['realtime.v1', `token.${token}`]);
   const closed = new Promise((resolve) => socket.once('close', resolve));
   socket.on('error', () => {});
-  const subscribe = (fields) => socket.send(JSON.stringify({ type: 'subscribe', topic, ref: 1, ...fields }));
+  const subscribe = (fields) => socket.send(JSON.stringify({ type: 'subscribe', topic, returnMode, ref: 1, ...fields }));
   return new Promise((resolve, reject) => {
     closed.then((code) => reject(new Error(`closed with ${code}`)));
     socket.on('open', () => subscribe({ since }));
@@ -59,10 +59,11 @@ export async function websocket({ url, token, topic, since, onEvent }) {
 }
 
 /** `fetch` of the stream of server-sent events. `since` is the id of the last event, which `onEvent` gets too. */
-export async function stream({ url, token, topic, since, onEvent }) {
+export async function stream({ url, token, topic, since, returnMode, onEvent }) {
   const ending = new AbortController();
   const headers = { authorization: `Bearer ${token}`, ...(since && { 'last-event-id': since }) };
-  const response = await fetch(`${url}/api/stream?topic=${topic}`, { headers, signal: ending.signal });
+  const mode = returnMode ? `&returnMode=${returnMode}` : '';
+  const response = await fetch(`${url}/api/stream?topic=${topic}${mode}`, { headers, signal: ending.signal });
   if (!response.ok) throw new Error(`${response.status} ${await response.text()}`);
   let subscribed;
   const began = new Promise((resolve) => (subscribed = resolve));

@@ -3,7 +3,9 @@
 import { Connection, type ConnectionSettings } from './connection';
 import { CLIENT_ERROR_CODES, RealtimeError, isAuthError } from './errors';
 import { TypedEmitter, type EventHandler, type EventName } from './events';
+import { RestClient } from './rest';
 import { Subscriptions } from './subscriptions';
+import { SyncClient } from './sync';
 import { TokenRefresher } from './token-refresher';
 import { TokenSource } from './token-source';
 import type {
@@ -28,10 +30,13 @@ const DEFAULT_REQUEST_TIMEOUT_MS = 10_000;
  * `gap` event where that was not possible.
  */
 export class RealtimeClient {
+  /** Documents. */
+  readonly sync: SyncClient;
   private readonly emitter = new TypedEmitter();
   private readonly connection: Connection;
   private readonly subscriptions: Subscriptions;
   private readonly refresher: TokenRefresher;
+  private readonly rest: RestClient;
   private destroyed = false;
 
   /** @throws RealtimeError `INVALID_ARGUMENT` where the URL or the token is missing or unusable. */
@@ -64,6 +69,9 @@ export class RealtimeClient {
         this.subscriptions.askIdle();
       },
     });
+    const base = settings.origin + settings.path.replace(/\/socket\.io\/$/, '');
+    this.rest = new RestClient({ base, timeoutMs: settings.requestTimeoutMs }, tokens);
+    this.sync = new SyncClient(this.rest);
     this.connection = this.connectionTo(settings, tokens);
     if (options.autoConnect !== false) this.connection.connect();
   }
@@ -161,6 +169,7 @@ export class RealtimeClient {
     if (this.destroyed) return;
     this.destroyed = true;
     this.connection.destroy();
+    this.rest.destroy();
     this.refresher.stop();
     this.subscriptions.clear();
     this.emitter.clear();

@@ -58,8 +58,8 @@ export interface JsonDiff {
   added: Record<string, unknown>;
   /** Keys that are gone. */
   removed: string[];
-  /** Keys (nested ones by dotted path) whose value differs. */
-  changed: Record<string, { from: unknown; to: unknown }>;
+  /** Keys (nested ones by dotted path) whose value differs. A nested key that is new has no `from`, one that is gone no `to`. */
+  changed: Record<string, { from?: unknown; to?: unknown }>;
 }
 
 /** What to subscribe to. */
