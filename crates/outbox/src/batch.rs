@@ -80,9 +80,8 @@ async fn sort(source: &Source, rows: Vec<OutboxRow>) -> Result<(Vec<OfTopic>, Ve
     let mut topics: BTreeMap<String, OfTopic> = BTreeMap::new();
     let mut aside = Vec::new();
     for row in rows {
-        let is_forbidden = forbidden
-            .get(&source.outbox.scope(&row))
-            .is_some_and(|names| names.iter().any(|name| *name == row.topic));
+        let is_forbidden =
+            forbidden.get(&source.outbox.scope(&row)).is_some_and(|names| names.contains(&row.topic));
         let event = if is_forbidden {
             Err("topic: is not registered, and only registered topics may be used here".to_owned())
         } else {
