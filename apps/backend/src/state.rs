@@ -53,6 +53,12 @@ pub struct HttpSettings {
     pub own_database_as_target: bool,
     /// The URL of the platform's own database.
     pub platform_database_url: String,
+    /// The environment of the platform that `NODE_ENV` stands for.
+    pub environment: shared_types::Environment,
+    /// `CDC_SLOT_NAME`, from which the names of slots come.
+    pub cdc_slot_name: String,
+    /// `CDC_DATABASE_URL`: the target of the default application, where it is set to none itself.
+    pub cdc_database_url: Option<String>,
 }
 
 /// What kind of installation this is.
@@ -89,6 +95,13 @@ impl HttpSettings {
                 Environment::Development | Environment::Test
             ),
             platform_database_url: config.postgres.url().to_owned(),
+            environment: match config.environment {
+                Environment::Production => shared_types::Environment::Production,
+                Environment::Staging => shared_types::Environment::Staging,
+                Environment::Development | Environment::Test => shared_types::Environment::Development,
+            },
+            cdc_slot_name: config.cdc.slot_name.clone(),
+            cdc_database_url: config.cdc.database_url().map(str::to_owned),
         }
     }
 
@@ -101,6 +114,9 @@ impl HttpSettings {
             mode: Mode::Development,
             own_database_as_target: true,
             platform_database_url: platform_database_url.into(),
+            environment: shared_types::Environment::Development,
+            cdc_slot_name: "realtime_cdc_slot".to_owned(),
+            cdc_database_url: None,
         }
     }
 }

@@ -60,6 +60,9 @@ pub enum Command {
     /// Make the outbox in a database
     #[command(subcommand)]
     Outbox(OutboxCommand),
+    /// Look after change data capture
+    #[command(subcommand)]
+    Cdc(CdcCommand),
     /// Print the description of the REST API (OpenAPI, JSON)
     Openapi(OpenapiArgs),
 }
@@ -228,6 +231,30 @@ pub struct TailArgs {
     /// End after this many seconds; with --count, exit code 1 if there were fewer
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<f64>,
+}
+
+/// How change data capture stands for the token's application and environment. The token must be one of an admin.
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  realtime cdc check
+  realtime cdc status --json | jq .lagBytes
+  realtime cdc backfill map_… --wait")]
+pub enum CdcCommand {
+    /// Look at everything that would keep the target from being read, and say what mends it
+    ///
+    /// Changes nothing. Ends with 1 where anything has to be mended.
+    Check,
+    /// Print how its reader stands: state, lag, position, rates, mappings
+    Status,
+    /// Send the existing rows of a mapping's table as events
+    Backfill {
+        /// The mapping's id
+        mapping: String,
+        /// Wait until it has ended, saying how far it is
+        #[arg(long)]
+        wait: bool,
+    },
 }
 
 /// Prints the description of the REST API.

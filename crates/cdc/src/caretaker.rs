@@ -21,6 +21,7 @@ use database::{
     sealing::Sealer,
     tables::{
         cdc::{self, Gap, MappingState, MappingStatus},
+        cdc_backfills,
         cdc_slots::{self, RegisteredSlot},
         mappings::{self, Mapping},
     },
@@ -68,7 +69,7 @@ pub(crate) struct Charge {
 /// Looks after one target.
 pub(crate) struct Caretaker {
     pub charge: Charge,
-    pool: Pool,
+    pub pool: Pool,
     sealer: Arc<Sealer>,
     status: Arc<Status>,
     pub plan: watch::Sender<Arc<Plan>>,
@@ -315,9 +316,15 @@ impl Caretaker {
         let creation = format!("{lsn}@{}", now_ms());
         let gap =
             gap.map(|gap| if gap.to_lsn.is_empty() { Gap { to_lsn: lsn.to_owned(), ..gap } } else { gap });
-        cdc_slots::note_creation(&self.pool, system, name, &creation, gap.as_ref())
+        let mut transaction = self.pool.begin().await.map_err(Trouble::platform)?;
+        cdc_slots::note_creation(&mut *transaction, system, name, &creation, gap.as_ref())
             .await
             .map_err(Trouble::platform)?;
+        if gap.is_some() {
+            let scopes = &self.charge.group.scopes;
+            cdc_backfills::request_resync(&mut *transaction, scopes).await.map_err(Trouble::platform)?;
+        }
+        transaction.commit().await.map_err(Trouble::platform)?;
         if let Some(gap) = gap {
             tracing::error!(cdc.slot = %name, reason = gap.reason, "changes were lost with the replication slot");
             self.status.set_gap(gap);

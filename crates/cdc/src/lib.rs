@@ -6,16 +6,19 @@
 //! the event router, and what became of it all is in the status tables.
 
 mod appends;
+mod backfill;
 mod caretaker;
 pub mod evaluate;
 mod farewell;
 mod lead;
 pub mod pgoutput;
 mod plan;
+pub mod preflight;
 mod reader;
 mod recorder;
 pub mod row;
 mod service;
+mod snapshots;
 mod status;
 mod stream;
 mod supervisor;

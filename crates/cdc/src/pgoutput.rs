@@ -25,6 +25,8 @@ pub enum Message<'a> {
         commit_lsn: u64,
         /// When it was committed, Unix milliseconds.
         commit_ms: i64,
+        /// Its id.
+        xid: u32,
     },
     /// It ends.
     Commit {
@@ -56,7 +58,14 @@ pub enum Message<'a> {
         /// What is known of it.
         old: OldTuple<'a>,
     },
-    /// Something that no mapping looks at: types, origins, truncations, messages.
+    /// A message that a transaction wrote into the log.
+    Logical {
+        /// What tells its kind.
+        prefix: &'a str,
+        /// What it says.
+        content: &'a [u8],
+    },
+    /// Something that nobody looks at: types, origins, truncations.
     Other,
 }
 
@@ -123,6 +132,7 @@ impl<'a> Message<'a> {
             b'B' => rest.begin().ok_or(Malformed("begin")),
             b'C' => rest.commit().ok_or(Malformed("commit")),
             b'R' => rest.relation().ok_or(Malformed("relation")),
+            b'M' => rest.logical().ok_or(Malformed("logical")),
             _ => Ok(Self::Other),
         }
     }
@@ -183,6 +193,7 @@ impl<'a> Reader<'a> {
         Some(Message::Begin {
             commit_lsn,
             commit_ms: micros.saturating_add(POSTGRES_EPOCH_US).div_euclid(1000),
+            xid: self.u32()?,
         })
     }
 
@@ -205,6 +216,13 @@ impl<'a> Reader<'a> {
             self.u32()?;
         }
         Some(Message::Relation(RelationMessage { oid, schema, name, columns }))
+    }
+
+    fn logical(&mut self) -> Option<Message<'a>> {
+        self.take(1 + 8)?;
+        let prefix = self.text()?;
+        let length = self.u32()? as usize;
+        Some(Message::Logical { prefix, content: self.take(length)? })
     }
 
     fn insert(&mut self) -> Option<Message<'a>> {
@@ -273,11 +291,22 @@ mod tests {
         bytes.extend(77u64.to_be_bytes());
         bytes.extend(1_500_000i64.to_be_bytes());
         bytes.extend(5u32.to_be_bytes());
-        let Ok(Message::Begin { commit_lsn, commit_ms }) = Message::parse(&bytes) else { panic!("no begin") };
-        assert_eq!((commit_lsn, commit_ms), (77, 946_684_801_500));
+        let Ok(Message::Begin { commit_lsn, commit_ms, xid }) = Message::parse(&bytes) else {
+            panic!("no begin")
+        };
+        assert_eq!((commit_lsn, commit_ms, xid), (77, 946_684_801_500, 5));
         let mut bytes = vec![b'C', 0];
         bytes.extend([1u64, 88, 3].iter().flat_map(|n| n.to_be_bytes()));
         assert!(matches!(Message::parse(&bytes), Ok(Message::Commit { end_lsn: 88 })));
+    }
+
+    #[test]
+    fn reads_a_message() {
+        let mut bytes = vec![b'M', 1];
+        bytes.extend(9u64.to_be_bytes());
+        bytes.extend(b"ours\0\0\0\0\x02hi");
+        assert!(matches!(Message::parse(&bytes), Ok(Message::Logical { prefix: "ours", content: b"hi" })));
+        assert!(Message::parse(&bytes[..bytes.len() - 1]).is_err());
     }
 
     #[test]
@@ -307,7 +336,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), tag in prop::sample::select(b"IUDBCRX".to_vec())) {
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), tag in prop::sample::select(b"IUDBCRMX".to_vec())) {
             let mut message = vec![tag];
             message.extend(bytes);
             let _ = Message::parse(&message);

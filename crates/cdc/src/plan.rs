@@ -125,6 +125,17 @@ impl Relations {
         Ok(misfits)
     }
 
+    /// The relation of a row change.
+    pub fn of(&self, message: &Message<'_>) -> Option<&Relation> {
+        let (Message::Insert { relation, .. }
+        | Message::Update { relation, .. }
+        | Message::Delete { relation, .. }) = message
+        else {
+            return None;
+        };
+        self.described.get(relation).map(|described| &described.relation)
+    }
+
     /// Hands every event that the row change makes to `take`, in the order of their positions.
     pub fn evaluate(
         &self,

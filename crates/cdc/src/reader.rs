@@ -2,10 +2,12 @@
 
 use crate::{
     appends::Appends,
+    backfill::Backfill,
     caretaker::{Caretaker, Prepared},
     pgoutput::{Malformed, Message},
     plan::{Place, Plan, Relations, Tally, Witness},
     recorder::{Recorder, RecorderSource},
+    snapshots::{Snapshots, ToStream},
     status::Status,
     stream::{Frame, Opening, ReplicationStream},
     target::Names,
@@ -21,7 +23,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
@@ -38,6 +40,8 @@ const CONFIRM: Duration = Duration::from_millis(250);
 const ALIVE: Duration = Duration::from_secs(2);
 /// How long a stream that is being opened may take to let go of its slot when stopping.
 const LET_GO: Duration = Duration::from_secs(2);
+/// What a backfill may say before the stream listens: a chunk's beginning and its rows.
+const TO_STREAM: usize = 4;
 /// Frames between two looks at everything else.
 const DRAIN: usize = 512;
 
@@ -155,12 +159,25 @@ impl Reader {
             return Err(Failure::OtherCluster);
         }
         let plan = self.caretaker.plan.subscribe();
-        let mut session = Session::new(self, stream, &prepared, plan);
+        let (to_stream, inbox) = mpsc::channel(TO_STREAM);
+        let backfill = self.backfill(to_stream);
+        let mut session = Session::new(self, stream, &prepared, plan, inbox);
         self.status.set(ReaderState::Streaming, None);
         tracing::info!(cdc.slot = %self.names.slot, cdc.term = self.term, "reading row changes");
         tokio::select! {
             failure = session.run() => failure,
             () = self.caretaker.tend() => Ok(()),
+            never = backfill.run() => match never {},
+        }
+    }
+
+    fn backfill(&self, stream: mpsc::Sender<ToStream>) -> Backfill {
+        let group = &self.caretaker.charge.group;
+        Backfill {
+            pool: self.caretaker.pool.clone(),
+            url: group.url.clone(),
+            scopes: group.scopes.clone(),
+            stream,
         }
     }
 }
@@ -189,6 +206,7 @@ struct Session {
     rows: u64,
     tally: Tally,
     recorder: Recorder,
+    snapshots: Snapshots,
     told: u64,
     told_at: Instant,
 }
@@ -199,6 +217,7 @@ impl Session {
         stream: ReplicationStream,
         prepared: &Prepared,
         plan: watch::Receiver<Arc<Plan>>,
+        inbox: mpsc::Receiver<ToStream>,
     ) -> Self {
         let source = format!("{}:{}:{}", stream.system, stream.timeline, prepared.creation);
         let current = plan.borrow().clone();
@@ -218,6 +237,7 @@ impl Session {
             rows: 0,
             tally: Tally::default(),
             recorder: reader.recorder.recorder(),
+            snapshots: Snapshots::new(inbox),
             told: 0,
             told_at: Instant::now(),
         }
@@ -281,8 +301,9 @@ impl Session {
     fn message(&mut self, bytes: Bytes) -> Result<(), Failure> {
         let message = Message::parse(&bytes)?;
         match message {
-            Message::Begin { commit_lsn, commit_ms } => {
+            Message::Begin { commit_lsn, commit_ms, xid } => {
                 self.adopt_plan()?;
+                self.snapshots.begin(xid);
                 (self.lsn, self.commit_ms, self.ordinal) = (commit_lsn, commit_ms, 0);
                 self.appends.begin(commit_ms);
             }
@@ -294,6 +315,12 @@ impl Session {
                 }
             }
             Message::Insert { .. } | Message::Update { .. } | Message::Delete { .. } => self.row(&message),
+            Message::Logical { prefix, content } => {
+                let (lsn, now, term) = (self.lsn, now_ms(), self.term);
+                for event in self.snapshots.message(prefix, content, lsn, now, term) {
+                    self.appends.push(event);
+                }
+            }
             Message::Other => {}
         }
         Ok(())
@@ -308,6 +335,11 @@ impl Session {
             commit_ms: self.commit_ms,
             ordinal: self.ordinal,
         };
+        if self.snapshots.watches()
+            && let Some(relation) = self.relations.of(message)
+        {
+            self.snapshots.row(relation, message);
+        }
         let mut witness = Witness { tally: &mut self.tally, recorder: &mut self.recorder };
         self.relations.evaluate(message, &place, &mut witness, |event| self.appends.push(event));
         self.ordinal += 1;
@@ -335,6 +367,7 @@ impl Session {
         }
         self.status.confirmed.store(self.appends.confirmed(), Ordering::Relaxed);
         self.recorder.confirmed(self.appends.confirmed());
+        self.snapshots.confirmed(self.appends.confirmed());
         if self.appends.is_quiet() {
             self.status.lag_ms.store(0, Ordering::Relaxed);
         }

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Makes the text of values the same whatever the database's settings.
-const SESSION: [&str; 6] = [
+pub(crate) const SESSION: [&str; 6] = [
     "set datestyle = 'ISO, YMD'",
     "set timezone = 'UTC'",
     "set intervalstyle = 'iso_8601'",
@@ -162,7 +162,8 @@ fn begin(
     let system = identity.get_value(0, 0).unwrap_or_default();
     let timeline = identity.get_value(0, 1).unwrap_or_default();
     let publication = quoted(&names.publication);
-    let options = [("proto_version", "1"), ("publication_names", publication.as_str())];
+    // Messages are how a backfill's watermarks come.
+    let options = [("proto_version", "1"), ("publication_names", publication.as_str()), ("messages", "true")];
     if given_up.load(Ordering::Relaxed) {
         return Err(ReplicationError::Cancelled("it was given up".to_owned()));
     }

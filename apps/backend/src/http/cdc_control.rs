@@ -1,17 +1,48 @@
-//! `/api/database/cdc`: how change data capture stands, and whether it is to run.
+//! `/api/database/cdc`: how change data capture stands, what became of row changes, and whether it is to run.
 
-use super::{access::mappings as permits, grant::Grant, problem::ApiError, route::Route};
+use super::{
+    access::mappings as permits,
+    body::Params,
+    grant::Grant,
+    page::{Page, PageParams},
+    problem::ApiError,
+    route::Route,
+};
 use crate::state::AppState;
-use ::database::tables::cdc;
-use axum::{Json, extract::State, http::Method};
+use ::cdc::{
+    Manage, TargetUrl, default_manage,
+    preflight::{Finding, Preflight, Severity},
+};
+use ::database::tables::{
+    applications,
+    cdc::{self, ReaderStatus},
+    cdc_events::{self, CdcEventQuery, Outcome},
+    installation, mappings,
+};
+use axum::{
+    Json,
+    extract::State,
+    http::{Method, Uri},
+    response::Response,
+};
+use serde::Deserialize;
 use serde_json::{Value, json};
-use shared_types::{Problem, Scope};
+use shared_types::{Environment, Operation, Problem, Scope};
+use std::fmt::Write as _;
+use utoipa::IntoParams;
+
+/// The application that `CDC_DATABASE_URL` is for.
+const DEFAULT_APPLICATION: &str = "app_default";
+/// A status that nobody has renewed for this long is nobody's.
+const STALE_MS: i64 = 10_000;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
         Route::granted(Method::GET, "/api/database/cdc/status", status),
+        Route::granted(Method::GET, "/api/database/cdc/events", events),
         Route::granted(Method::POST, "/api/database/cdc/start", start),
         Route::granted(Method::POST, "/api/database/cdc/stop", stop),
+        Route::granted(Method::POST, "/api/database/cdc/check", check),
     ]
 }
 
@@ -49,11 +80,8 @@ async fn set_desired(state: &AppState, scope: &Scope, running: bool) -> Result<J
 
 async fn answer(state: &AppState, scope: &Scope) -> Result<Json<Value>, ApiError> {
     let desired = cdc::desired(&state.pool, scope).await?;
-    let configured = state
-        .authenticator
-        .application(scope.application())
-        .is_some_and(|config| config.cdc.contains_key(&scope.environment()));
     let reader = cdc::status(&state.pool, scope).await?;
+    let configured = target(state, scope).await?.is_some();
     let mut body = match &reader {
         Some(reader) => serde_json::to_value(reader).map_err(|_| Problem::internal())?,
         None => json!({}),
@@ -63,5 +91,188 @@ async fn answer(state: &AppState, scope: &Scope) -> Result<Json<Value>, ApiError
     if reader.is_none() || !desired {
         body["state"] = json!("stopped");
     }
+    if let Some(trouble) = unread(configured, desired, reader.as_ref()) {
+        body["state"] = json!("stopped");
+        body["rowsPerSecond"] = json!(0.0);
+        for (name, text) in ["code", "message", "cure"].into_iter().zip(trouble) {
+            body[name] = json!(text);
+        }
+    }
     Ok(Json(body))
+}
+
+/// Why nobody reads, where nobody who reads could say so: code, message, cure.
+fn unread(configured: bool, desired: bool, reader: Option<&ReaderStatus>) -> Option<[&'static str; 3]> {
+    if !configured {
+        return Some([
+            "NOT_CONFIGURED",
+            "no CDC database configured",
+            "set config.cdc.<environment>.databaseUrl in the application's settings",
+        ]);
+    }
+    let stale = reader.is_none_or(|reader| event_router::now_ms() - reader.updated_at > STALE_MS);
+    (desired && stale).then_some([
+        "NO_WORKER",
+        "no process that hosts change data capture has said anything for a while",
+        "start a worker (or `realtime dev`); changes wait in the target's log",
+    ])
+}
+
+/// The URL of the scope's target and whether it may be managed; the reason where it is sealed.
+async fn target(
+    state: &AppState,
+    scope: &Scope,
+) -> Result<Option<(Result<String, String>, Manage)>, ApiError> {
+    let application = applications::find(&state.pool, scope.application()).await?;
+    let stored = application.and_then(|row| row.config.0.cdc.get(&scope.environment()).cloned());
+    if let Some(stored) = stored {
+        let url = applications::open_target(&state.sealer, scope, &stored).map_err(|e| e.to_string());
+        let manage = match stored.manage_tables {
+            Some(true) => Manage::Allowed,
+            Some(false) => Manage::Forbidden,
+            None => default_manage(scope),
+        };
+        return Ok(Some((url, manage)));
+    }
+    let own =
+        scope.application().as_str() == DEFAULT_APPLICATION && scope.environment() == state.http.environment;
+    let url = state.http.cdc_database_url.clone().filter(|_| own);
+    Ok(url.map(|url| (Ok(url), default_manage(scope))))
+}
+
+/// Which changes.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EventParams {
+    /// Only of this table, as the mapping writes it.
+    table: Option<String>,
+    /// Only `insert`, `update` or `delete`.
+    #[param(value_type = Option<String>)]
+    operation: Option<Operation>,
+    /// Only `routed`, `filtered` or `failed`.
+    #[param(value_type = Option<String>)]
+    outcome: Option<Outcome>,
+    /// Only those that this mapping looked at.
+    mapping_id: Option<String>,
+    /// How many, 1 to 500 (default 50).
+    limit: Option<u32>,
+    /// Where to go on: `X-Next-Cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// Row changes that a mapping looked at, and what became of each, the newest first.
+#[utoipa::path(get, path = "/api/database/cdc/events", tag = "database", params(EventParams),
+    responses((status = 200, body = Vec<Value>)))]
+pub(super) async fn events(
+    grant: Grant<permits::Read>,
+    State(state): State<AppState>,
+    Params(params): Params<EventParams>,
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    for (name, text) in [("table", &params.table), ("mappingId", &params.mapping_id)] {
+        if let Some(text) = text {
+            super::body::check_text(name, text, 512)?;
+        }
+    }
+    let page = PageParams::new(params.limit, params.cursor).page()?;
+    let query = CdcEventQuery {
+        table: params.table,
+        operation: params.operation,
+        outcome: params.outcome,
+        mapping: params.mapping_id,
+        before: None,
+    };
+    let again = again(&query);
+    event_page(&state, grant.scope(), query, &page, &uri, &again).await
+}
+
+/// A page of row changes; `again` are the query's other parameters.
+pub(super) async fn event_page(
+    state: &AppState,
+    scope: &Scope,
+    query: CdcEventQuery,
+    page: &Page,
+    uri: &Uri,
+    again: &str,
+) -> Result<Response, ApiError> {
+    let invalid = || Problem::field("cursor", "must be the X-Next-Cursor of the page before");
+    let before = page.after().map(|text| text.parse::<i64>().map_err(|_| invalid())).transpose()?;
+    let query = CdcEventQuery { before, ..query };
+    let rows = cdc_events::list(&state.pool, scope, &query, page.fetch()).await?;
+    let keyed: Vec<_> = rows.into_iter().map(|row| (row.id.to_string(), row)).collect();
+    let (rows, next) = page.cut(keyed, |(key, _)| key);
+    let body: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
+    let response = axum::response::IntoResponse::into_response(Json(body));
+    Ok(page.with_next(uri, again, next, response))
+}
+
+/// The filters of `query` as they are asked for again.
+fn again(query: &CdcEventQuery) -> String {
+    let encoded = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let mut parameters = String::new();
+    let mut add = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            // Writing into a text cannot fail.
+            let _ = write!(parameters, "&{name}={}", encoded(&value));
+        }
+    };
+    add("table", query.table.clone());
+    add("operation", query.operation.map(|operation| operation.to_string()));
+    add("outcome", query.outcome.map(|outcome| outcome.as_str().to_owned()));
+    add("mappingId", query.mapping.clone());
+    parameters
+}
+
+/// Looks at everything that would keep the scope's target from being read, without changing anything:
+/// `{ ok, findings: [{ code, severity, message, cure?, sql?, table? }] }`.
+#[utoipa::path(post, path = "/api/database/cdc/check", tag = "database", responses((status = 200, body = Value)))]
+pub(super) async fn check(
+    grant: Grant<permits::Update>,
+    State(state): State<AppState>,
+) -> Result<Json<Value>, ApiError> {
+    let scope = grant.scope();
+    let findings = match target(&state, scope).await? {
+        None => {
+            let cure = "set config.cdc.<environment>.databaseUrl in the application's settings";
+            vec![Finding::new(Severity::Error, "NOT_CONFIGURED", "no CDC database configured", cure)]
+        }
+        Some((Err(reason), _)) => {
+            let cure = "start with the REALTIME_SECRET_KEY under which it was set, or set the URL again";
+            let message = format!("the target's URL cannot be opened: {reason}");
+            vec![Finding::new(Severity::Error, "TARGET_SEALED", message, cure)]
+        }
+        Some((Ok(url), manage)) => match url.parse::<TargetUrl>() {
+            Err(problem) => {
+                let cure = "correct the URL in the application's settings";
+                vec![Finding::new(Severity::Error, "TARGET_URL", problem.to_string(), cure)]
+            }
+            Ok(url) => look(&state, scope, &url, manage).await?,
+        },
+    };
+    let ok = findings.iter().all(|finding| finding.severity != Severity::Error);
+    Ok(Json(json!({ "ok": ok, "findings": findings })))
+}
+
+async fn look(
+    state: &AppState,
+    scope: &Scope,
+    url: &TargetUrl,
+    manage: Manage,
+) -> Result<Vec<Finding>, ApiError> {
+    let mappings = mappings::active(&state.pool, std::slice::from_ref(scope)).await?;
+    let forbidden = match scope.environment() {
+        Environment::Development => None,
+        Environment::Staging | Environment::Production => Some(cdc::own_identity(&state.pool).await?),
+    };
+    let installation = installation::id(&state.pool).await?;
+    let preflight = Preflight {
+        url,
+        slot_prefix: &state.http.cdc_slot_name,
+        installation: &installation,
+        manage,
+        forbidden,
+        mappings: &mappings,
+    };
+    Ok(preflight.run().await)
 }

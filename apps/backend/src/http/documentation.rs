@@ -1,8 +1,9 @@
 //! The server's description of itself.
 
 use super::{
-    account, api_keys, application_config, applications, cdc_control, documents, events, health, keys, mappings,
-    outbox, problem::ApiError, route::Route, services, socket, tokens, topics,
+    account, api_keys, application_config, applications, backfills, cdc_control, documents, events, health,
+    keys, mapping_versions, mappings, outbox, problem::ApiError, route::Route, services, socket,
+    subscriptions, tokens, topics,
 };
 use axum::{Json, http::Method, response::Response};
 use utoipa::{
@@ -34,7 +35,11 @@ use utoipa::{
         services::list, services::create, services::get, services::update, services::delete,
         mappings::list, mappings::create, mappings::get, mappings::update, mappings::delete, mappings::by_topic,
         mappings::preview,
-        cdc_control::status, cdc_control::start, cdc_control::stop, outbox::status,
+        mapping_versions::status, mapping_versions::list, mapping_versions::create, mapping_versions::promote,
+        subscriptions::list, subscriptions::create, subscriptions::logs, subscriptions::activate,
+        subscriptions::deactivate,
+        backfills::start, backfills::get, backfills::cancel,
+        cdc_control::status, cdc_control::events, cdc_control::start, cdc_control::stop, cdc_control::check, outbox::status,
         socket::connections,
     ),
 )]

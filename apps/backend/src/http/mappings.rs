@@ -61,15 +61,19 @@ pub(super) async fn create(
     if body.value.get("id").is_some() {
         return Err(Problem::field("id", "is given by the server").into());
     }
-    check_environment(&body.value, grant.scope())?;
-    let definition = MappingDefinition::parse(&body.value)?;
+    let (said, resync) = admitted(body.value, grant.scope())?;
+    let definition = MappingDefinition::parse(&said)?;
     let route = "POST /api/database/mappings";
     let mut run = match idempotency::begin(&state, &grant, route, &headers, &body.bytes).await? {
         Once::Replay(response) => return Ok(response),
         Once::Run(run) => run,
     };
     let id = MappingId::generate();
-    let row = mappings::create(run.connection(), grant.scope(), &id, &definition).await?;
+    let mut row = mappings::create(run.connection(), grant.scope(), &id, &definition).await?;
+    if let Some(resync) = resync {
+        mappings::set_resync(run.connection(), grant.scope(), &id, resync).await?;
+        row.resync = resync;
+    }
     run.created(row.to_json(), &[]).await
 }
 
@@ -96,16 +100,20 @@ pub(super) async fn update(
     if body.value.get("id").is_some_and(|given| given.as_str() != Some(id.as_str())) {
         return Err(Problem::field("id", "cannot be changed").into());
     }
-    check_environment(&body.value, grant.scope())?;
+    let (said, resync) = admitted(body.value, grant.scope())?;
     let key = MappingId::from_stored(id.as_str());
     let mut tx = state.pool.begin().await.map_err(database)?;
     let old = mappings::lock(&mut tx, grant.scope(), &key).await?.ok_or_else(|| no_mapping(&id))?;
-    let definition = old.definition.patched(&body.value)?;
-    let row = if definition == old.definition {
+    let definition = old.definition.patched(&said)?;
+    let mut row = if definition == old.definition {
         old
     } else {
         mappings::update(&mut tx, grant.scope(), &key, &definition).await?.ok_or_else(|| no_mapping(&id))?
     };
+    if let Some(resync) = resync {
+        mappings::set_resync(&mut *tx, grant.scope(), &key, resync).await?;
+        row.resync = resync;
+    }
     tx.commit().await.map_err(database)?;
     Ok(Json(row.to_json()))
 }
@@ -175,9 +183,21 @@ pub(super) async fn preview(
     Ok(Json(preview::preview(&definition, operation, &row, old.as_ref())?))
 }
 
-async fn find(state: &AppState, scope: &Scope, id: &str) -> Result<Mapping, ApiError> {
+pub(super) async fn find(state: &AppState, scope: &Scope, id: &str) -> Result<Mapping, ApiError> {
     let found = mappings::get(&state.pool, scope, &MappingId::from_stored(id)).await?;
     Ok(found.ok_or_else(|| no_mapping(id))?)
+}
+
+/// What a body says of a mapping's definition, and of `resync`, which is not part of it: whether its table is sent
+/// anew after changes were lost.
+fn admitted(mut body: Value, scope: &Scope) -> Result<(Value, Option<bool>), Problem> {
+    check_environment(&body, scope)?;
+    let resync = match body.as_object_mut().and_then(|members| members.shift_remove("resync")) {
+        None => None,
+        Some(Value::Bool(resync)) => Some(resync),
+        Some(_) => return Err(Problem::field("resync", "must be true or false")),
+    };
+    Ok((body, resync))
 }
 
 /// The body may repeat the environment of the request, but not name another.
@@ -193,6 +213,6 @@ fn check_environment(body: &Value, scope: &Scope) -> Result<(), Problem> {
     }
 }
 
-fn no_mapping(id: &str) -> Problem {
+pub(super) fn no_mapping(id: &str) -> Problem {
     Problem::not_found("mapping", id)
 }

@@ -8,6 +8,7 @@ mod account;
 mod api_keys;
 mod application_config;
 mod applications;
+mod backfills;
 mod body;
 mod cdc_control;
 pub mod credentials;
@@ -19,6 +20,7 @@ mod health;
 mod idempotency;
 mod keys;
 mod layers;
+mod mapping_versions;
 mod mappings;
 mod outbox;
 mod page;
@@ -29,6 +31,7 @@ pub mod route;
 pub mod security;
 mod services;
 mod socket;
+mod subscriptions;
 mod tokens;
 mod topics;
 
@@ -55,6 +58,9 @@ pub fn routes() -> Vec<Route> {
         documents::routes(),
         services::routes(),
         mappings::routes(),
+        mapping_versions::routes(),
+        subscriptions::routes(),
+        backfills::routes(),
         cdc_control::routes(),
         outbox::routes(),
         socket::routes(),

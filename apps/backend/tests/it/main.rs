@@ -4,6 +4,7 @@
 
 mod account;
 mod applications;
+mod capture;
 mod conventions;
 mod documents;
 mod events;

@@ -1,5 +1,6 @@
 //! One module for each command that is small.
 
+mod cdc;
 mod migrate;
 mod openapi;
 mod outbox;
@@ -25,6 +26,7 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Publish(args) => publish::run(args, server).await,
         Command::Tail(args) => tail::run(args, server).await,
         Command::Doctor => doctor::run(server).await,
+        Command::Cdc(command) => cdc::run(command, server).await,
         Command::Outbox(command) => outbox::run(&command, server).await,
         Command::Openapi(args) => openapi::run(&args),
     }

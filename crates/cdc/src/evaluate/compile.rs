@@ -20,6 +20,8 @@ pub struct CompiledMapping {
     absent: Vec<String>,
     /// For each operation, `"table":…,"operation":…`.
     metadata: [String; 3],
+    /// The same for a row that was there before.
+    pub(super) snapshot_metadata: String,
 }
 
 /// A column of one of the two rows.
@@ -69,7 +71,8 @@ impl CompiledMapping {
             misfit,
             absent: resolver.missing,
             metadata: [Operation::Insert, Operation::Update, Operation::Delete]
-                .map(|operation| metadata(relation, operation)),
+                .map(|operation| metadata(relation, operation.as_str())),
+            snapshot_metadata: metadata(relation, "snapshot"),
         }
     }
 
@@ -97,11 +100,11 @@ fn absent_column(name: &str, relation: &Relation) -> String {
     format!("the table {} has no column {name}", relation.table)
 }
 
-fn metadata(relation: &Relation, operation: Operation) -> String {
+fn metadata(relation: &Relation, operation: &str) -> String {
     let mut text = "\"table\":".to_owned();
     crate::values::push_text(&mut text, &relation.table.to_string());
     text.push_str(",\"operation\":\"");
-    text.push_str(operation.as_str());
+    text.push_str(operation);
     text.push('"');
     text
 }

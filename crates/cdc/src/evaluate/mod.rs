@@ -88,14 +88,27 @@ impl CompiledMapping {
             Truth::False => return Decision::Filtered(Filtered::Condition),
             Truth::Unavailable => return Decision::Filtered(Filtered::Unavailable),
         }
-        self.event(change, changed_unknown)
+        self.event(change, changed_unknown, self.metadata(change.operation))
     }
 
-    fn event(&self, change: &RowChange<'_>, changed_unknown: bool) -> Decision {
+    /// Decides what becomes of a row that was there before, given as an insert: whichever operations the mapping looks
+    /// at, its condition holds.
+    pub fn snapshot(&self, change: &RowChange<'_>) -> Decision {
+        if let Some(misfit) = &self.misfit {
+            return Decision::Failed(misfit.clone());
+        }
+        match self.when.as_ref().map_or(Truth::True, |when| when.holds(change)) {
+            Truth::True | Truth::ChangedUnknown => self.event(change, false, &self.snapshot_metadata),
+            Truth::False => Decision::Filtered(Filtered::Condition),
+            Truth::Unavailable => Decision::Filtered(Filtered::Unavailable),
+        }
+    }
+
+    fn event(&self, change: &RowChange<'_>, changed_unknown: bool, metadata: &str) -> Decision {
         let mut missing = Vec::new();
         let mut payload = String::with_capacity(self.payload_hint(change));
         self.payload.write(&mut payload, change, &mut missing);
-        let mut metadata = self.metadata(change.operation).to_owned();
+        let mut metadata = metadata.to_owned();
         if changed_unknown {
             metadata.push_str(",\"changedUnknown\":true");
         }

@@ -4,6 +4,8 @@
 //! seconds, and a lock is waited for one second at most, since the customer's own queries would queue behind the
 //! wait.
 
+pub(crate) mod chunk;
+pub(crate) mod inspect;
 pub(crate) mod publication;
 pub(crate) mod slot;
 mod url;

@@ -40,6 +40,8 @@ struct Found {
     identity: String,
     has_key: bool,
     published: bool,
+    /// Whether the user may change it as its owner does.
+    owned: bool,
     /// The table and its partitions, as far as they do not tell whole old rows; ready for SQL.
     partial: Vec<String>,
 }
@@ -81,17 +83,104 @@ pub(crate) async fn drop(connection: &mut PgConnection, publication: &str) -> Re
     Ok(())
 }
 
+/// Whether the publication is there.
+///
+/// # Errors
+/// The trouble that keeps it from answering.
+pub(crate) async fn exists(connection: &mut PgConnection, publication: &str) -> Result<bool, Trouble> {
+    let sql = "select exists (select from pg_publication where pubname = $1)";
+    Ok(sqlx::query_scalar(sql).bind(publication).fetch_one(connection).await?)
+}
+
+/// The statement that makes it.
+pub(crate) fn create_statement(publication: &str) -> String {
+    format!(
+        "create publication {} with (publish = 'insert, update, delete', publish_via_partition_root = true)",
+        quoted(publication)
+    )
+}
+
+/// How each table of `wanted` would stand, without changing anything: a word, or the trouble with it.
+///
+/// # Errors
+/// The trouble that keeps it from answering.
+pub(crate) async fn survey(
+    connection: &mut PgConnection,
+    publication: &str,
+    wanted: &BTreeMap<TableName, bool>,
+    manage: Manage,
+) -> Result<BTreeMap<TableName, Result<String, Trouble>>, Trouble> {
+    let found = describe(connection, publication, wanted).await?;
+    let judge = |(table, &old_rows): (&TableName, &bool)| {
+        let judged = match found.get(table) {
+            None => Err(missing(table)),
+            Some(found) => judge(publication, table, found, old_rows, manage),
+        };
+        (table.clone(), judged)
+    };
+    Ok(wanted.iter().map(judge).collect())
+}
+
+fn judge(
+    publication: &str,
+    table: &TableName,
+    found: &Found,
+    old_rows: bool,
+    manage: Manage,
+) -> Result<String, Trouble> {
+    unfit(table, found)?;
+    let statements = statements(publication, table, found, old_rows);
+    if statements.is_empty() {
+        return Ok(format!("{table} is published"));
+    }
+    if manage == Manage::Allowed && found.owned {
+        return Ok(format!(
+            "the reader will publish {table}, and set its replica identity where that is needed"
+        ));
+    }
+    let joined = format!("{};", statements.join("; "));
+    match (manage, found.published) {
+        (_, true) => {
+            let message = format!(
+                "{table} does not tell its old rows: `changed` and `triggerColumns` fire on every update"
+            );
+            Err(Trouble::new("OLD_ROWS_MISSING", message, joined))
+        }
+        (Manage::Forbidden, false) => {
+            let message =
+                format!("{table} is not in the publication, and the reader may not change the target");
+            Err(Trouble::new("NOT_PUBLISHED", message, joined))
+        }
+        (Manage::Allowed, false) => {
+            let message = format!("must be owner of table {table}");
+            Err(Trouble::new("PRIVILEGE", message, format!("alter table {} owner to <user>;", sql(table))))
+        }
+    }
+}
+
+/// What keeps a relation from having row changes at all.
+fn unfit(table: &TableName, found: &Found) -> Result<(), Trouble> {
+    if !matches!(found.kind.as_str(), "r" | "p") {
+        return Err(Trouble::new(
+            "NOT_A_TABLE",
+            format!("{table} is no table"),
+            "map the tables that it is made of: views and foreign tables have no row changes",
+        ));
+    }
+    if found.persistence != "p" {
+        let message = format!("{table} is unlogged or temporary: its changes are not in the log");
+        return Err(Trouble::new("NOT_LOGGED", message, format!("alter table {} set logged;", sql(table))));
+    }
+    Ok(())
+}
+
 /// Makes the publication where it is not there. It must exist before the slot: the past of a slot is decoded with
 /// the catalog of that time.
 async fn ensure(connection: &mut PgConnection, publication: &str, manage: Manage) -> Result<(), Trouble> {
-    let sql = "select exists (select from pg_publication where pubname = $1)";
-    if sqlx::query_scalar(sql).bind(publication).fetch_one(&mut *connection).await? {
+    if exists(connection, publication).await? {
         return Ok(());
     }
-    let create = format!(
-        "create publication {} with (publish = 'insert, update, delete', publish_via_partition_root = true)",
-        quoted(publication)
-    );
+    let create = create_statement(publication);
     if manage == Manage::Forbidden {
         let message = format!("the publication {publication} does not exist, and the reader may not make it");
         return Err(Trouble::new("PUBLICATION_MISSING", message, format!("{create};")));
@@ -119,6 +208,7 @@ async fn describe(
                 and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end) as has_key,
             exists (select from pg_publication_tables t where t.pubname = $3
                 and t.schemaname = n.nspname and t.tablename = c.relname) as published,
+            pg_has_role(c.relowner, 'usage') as owned,
             array(select format('%I.%I', pn.nspname, part.relname)
                 from (select c.oid as relid union select t.relid from pg_partition_tree(c.oid) t
                     where c.relkind = 'p') parts
@@ -139,6 +229,7 @@ async fn describe(
             identity: row.try_get("identity")?,
             has_key: row.try_get("has_key")?,
             published: row.try_get("published")?,
+            owned: row.try_get("owned")?,
             partial: row.try_get("partial")?,
         };
         found.insert(table, entry);
@@ -165,20 +256,8 @@ async fn settle(
     old_rows: bool,
     manage: Manage,
 ) -> Standing {
-    if !matches!(found.kind.as_str(), "r" | "p") {
-        return Standing::Refused(Trouble::new(
-            "NOT_A_TABLE",
-            format!("{table} is no table"),
-            "map the tables that it is made of: views and foreign tables have no row changes",
-        ));
-    }
-    if found.persistence != "p" {
-        let message = format!("{table} is unlogged or temporary: its changes are not in the log");
-        return Standing::Refused(Trouble::new(
-            "NOT_LOGGED",
-            message,
-            format!("alter table {} set logged;", sql(table)),
-        ));
+    if let Err(trouble) = unfit(table, found) {
+        return Standing::Refused(trouble);
     }
     let statements = statements(publication, table, found, old_rows);
     if statements.is_empty() {
@@ -285,7 +364,8 @@ async fn remove_others(
     Ok(())
 }
 
-fn missing(table: &TableName) -> Trouble {
+/// There is no such table.
+pub(crate) fn missing(table: &TableName) -> Trouble {
     Trouble::new(
         "TABLE_MISSING",
         format!("relation {table} does not exist"),

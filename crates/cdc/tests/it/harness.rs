@@ -116,6 +116,11 @@ impl Harness {
         harness
     }
 
+    /// What tells this installation from others.
+    pub fn installation(&self) -> &str {
+        &self.installation
+    }
+
     /// How often the services have looked for targets.
     pub fn looks(&self) -> usize {
         self.looks.load(Ordering::Relaxed)

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod backfill;
 mod failures;
 mod flow;
 mod harness;
+mod preflight;
 mod recording;
 mod servers;
 mod slots;

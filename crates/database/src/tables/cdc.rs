@@ -340,6 +340,24 @@ pub async fn subscriptions(
     Ok(query.bind(after.unwrap_or_default()).bind(limit).fetch_all(executor).await?)
 }
 
+/// One subscription.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn subscription(
+    executor: impl PgExecutor<'_>,
+    scope: &Scope,
+    id: &str,
+) -> Result<Option<CdcSubscription>, DatabaseError> {
+    let sql = "
+        select id, mapping_id, active,
+            (extract(epoch from created_at) * 1000)::bigint as created_at,
+            (extract(epoch from updated_at) * 1000)::bigint as updated_at
+        from cdc_subscriptions where application_id = $1 and environment = $2 and id = $3";
+    let query = sqlx::query_as(sql).bind(scope.application().as_str()).bind(scope.environment().as_str());
+    Ok(query.bind(id).fetch_optional(executor).await?)
+}
+
 /// Activates or deactivates a subscription; `None` where there is none of this id.
 ///
 /// # Errors

@@ -22,6 +22,8 @@ pub struct Mapping {
     pub version: i32,
     /// Whether its subscription is active.
     pub active: bool,
+    /// Whether its table is sent anew after changes were lost.
+    pub resync: bool,
     /// Unix milliseconds.
     pub created_at: i64,
     /// Unix milliseconds.
@@ -29,8 +31,8 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// The resource: the definition's members between `id` and `environment`, `version`, `active`, `createdAt`,
-    /// `updatedAt`.
+    /// The resource: the definition's members between `id` and `environment`, `version`, `active`, `resync`,
+    /// `createdAt`, `updatedAt`.
     pub fn to_json(&self) -> Value {
         let mut object = Map::new();
         object.insert("id".into(), self.id.as_str().into());
@@ -40,6 +42,7 @@ impl Mapping {
         object.insert("environment".into(), self.scope.environment().as_str().into());
         object.insert("version".into(), self.version.into());
         object.insert("active".into(), self.active.into());
+        object.insert("resync".into(), self.resync.into());
         object.insert("createdAt".into(), self.created_at.into());
         object.insert("updatedAt".into(), self.updated_at.into());
         Value::Object(object)
@@ -65,6 +68,7 @@ impl FromRow<'_, PgRow> for Mapping {
             definition,
             version: row.try_get("version")?,
             active: row.try_get("active")?,
+            resync: row.try_get("resync")?,
             created_at: row.try_get("created_at")?,
             updated_at: row.try_get("updated_at")?,
         })
@@ -76,7 +80,7 @@ macro_rules! select_mapping {
     ($rest:literal) => {
         concat!(
             "select m.application_id, m.environment, m.id, m.definition, m.version,
-                coalesce(s.active, false) as active,
+                coalesce(s.active, false) as active, m.resync,
                 (extract(epoch from m.created_at) * 1000)::bigint as created_at,
                 (extract(epoch from m.updated_at) * 1000)::bigint as updated_at
             from mappings m
@@ -100,7 +104,7 @@ pub async fn create(
     let sql = "
         insert into mappings (application_id, environment, id, table_schema, table_name, topic, definition)
         values ($1, $2, $3, $4, $5, $6, $7::json)
-        returning application_id, environment, id, definition, version, true as active,
+        returning application_id, environment, id, definition, version, true as active, resync,
             (extract(epoch from created_at) * 1000)::bigint as created_at,
             (extract(epoch from updated_at) * 1000)::bigint as updated_at";
     let mapping: Mapping = sqlx::query_as(sql)
@@ -216,6 +220,23 @@ pub async fn update(
         keep_version(connection, mapping).await?;
     }
     Ok(mapping)
+}
+
+/// Says whether a mapping's table is sent anew after changes were lost; `false` where there is no such mapping.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn set_resync(
+    executor: impl PgExecutor<'_>,
+    scope: &Scope,
+    id: &MappingId,
+    resync: bool,
+) -> Result<bool, DatabaseError> {
+    let sql = "
+        update mappings set resync = $4, updated_at = now()
+        where application_id = $1 and environment = $2 and id = $3";
+    let query = sqlx::query(sql).bind(scope.application().as_str()).bind(scope.environment().as_str());
+    Ok(query.bind(id.as_str()).bind(resync).execute(executor).await?.rows_affected() > 0)
 }
 
 /// Its text: as a parameter of type `jsonb` it would lose the order of its members.

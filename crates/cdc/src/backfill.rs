@@ -1,0 +1,226 @@
+//! Existing rows become events: read in chunks beside the stream, which sends them.
+//!
+//! Runs beside a session and ends with it. What it has done is in the platform's database, so that whoever reads next
+//! goes on where it was.
+
+use crate::{
+    snapshots::{Destination, PREFIX, ReadChunk, ToStream, Verdict},
+    target::{
+        self, TargetUrl,
+        chunk::{self, Bounds, Chunk, Keyed},
+    },
+    trouble::Trouble,
+};
+use database::{
+    Pool,
+    tables::{
+        cdc_backfills::{self, Work},
+        mappings,
+    },
+};
+use shared_types::Scope;
+use sqlx::PgConnection;
+use std::{convert::Infallible, sync::Arc, time::Duration};
+use tokio::sync::{mpsc, oneshot};
+
+/// How often it looks whether anything is asked for.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long it waits after a trouble.
+const AGAIN: Duration = Duration::from_secs(5);
+/// How long the stream may take to meet a chunk's second watermark: it may be far behind.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// How long it waits before a chunk is read again.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Rows of a chunk at first, and at most.
+const ROWS: usize = 500;
+/// Bytes of a chunk that the next one is made to fit.
+const BYTES: usize = 4 << 20;
+
+/// Reads what backfills ask for.
+pub(crate) struct Backfill {
+    pub pool: Pool,
+    pub url: TargetUrl,
+    pub scopes: Vec<Scope>,
+    /// The stream.
+    pub stream: mpsc::Sender<ToStream>,
+}
+
+/// What keeps a backfill from going on.
+struct Stop {
+    trouble: Trouble,
+    /// Whether somebody has to do something before it can be asked for again.
+    for_good: bool,
+}
+
+impl From<Trouble> for Stop {
+    fn from(trouble: Trouble) -> Self {
+        let for_good = matches!(trouble.code, "NO_KEY" | "TABLE_MISSING" | "MISFIT" | "PRIVILEGE");
+        Self { trouble, for_good }
+    }
+}
+
+/// The connection that chunks are read on, and how many rows the next one has.
+struct Reading {
+    connection: PgConnection,
+    rows: usize,
+}
+
+impl Backfill {
+    /// Runs as long as the stream does.
+    pub async fn run(&self) -> Infallible {
+        let mut reading = None;
+        loop {
+            match cdc_backfills::next(&self.pool, &self.scopes).await {
+                Ok(Some(work)) => self.go_on(&work, &mut reading).await,
+                Ok(None) => {
+                    reading = None;
+                    tokio::time::sleep(LOOK).await;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "cannot look for backfills");
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+
+    /// Sends one chunk, and notes how that went.
+    async fn go_on(&self, work: &Work, reading: &mut Option<Reading>) {
+        let Err(Stop { trouble, for_good }) = self.chunk(work, reading).await else { return };
+        tracing::warn!(%trouble, backfill = work.id, "a backfill does not go on");
+        *reading = None;
+        let (message, cure) = (&*trouble.message, &*trouble.cure);
+        let noted = if for_good {
+            cdc_backfills::finish(&self.pool, work, Some((message, cure))).await
+        } else {
+            cdc_backfills::note_trouble(&self.pool, work, message, cure).await
+        };
+        if let Err(error) = noted {
+            tracing::debug!(%error, backfill = work.id, "could not note what keeps a backfill");
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+
+    /// Reads the next chunk between its watermarks, and waits until the stream has sent it.
+    async fn chunk(&self, work: &Work, reading: &mut Option<Reading>) -> Result<(), Stop> {
+        let found = mappings::get(&self.pool, &work.scope, &work.mapping).await.map_err(Trouble::platform)?;
+        // It goes with its mapping.
+        let Some(mapping) = found else { return Ok(()) };
+        let Reading { connection, rows } = self.reading(reading).await?;
+        let keyed = target::limited(chunk::keyed(connection, &mapping.definition.table)).await?;
+        fits(&mapping.definition, &keyed)?;
+        let Some(end) = self.end(work, connection, &keyed).await? else {
+            return Ok(self.finish(work).await?);
+        };
+        let keyed = Arc::new(keyed);
+        let token = format!("{}/{}/{:08x}", work.id, work.chunk, rand::random::<u32>());
+        self.tell(ToStream::Begin { token: token.clone(), keyed: keyed.clone() }).await?;
+        target::limited(chunk::watermark(connection, PREFIX, &format!("{token}/low"))).await?;
+        let (after, upto) = (work.after.as_deref(), work.upto.as_deref());
+        let bounds = Bounds { after, upto, end: &end, rows: *rows };
+        let Chunk { rows: read, running } = target::limited(chunk::read(connection, &keyed, bounds)).await?;
+        let (count, bytes) =
+            (read.len(), read.iter().flatten().flatten().map(|text| text.len()).sum::<usize>());
+        let upto = match (&work.upto, read.last()) {
+            (Some(upto), _) => upto.clone(),
+            (None, Some(row)) => key_of(&keyed, row)?,
+            (None, None) => return Ok(self.finish(work).await?),
+        };
+        let noted = cdc_backfills::note_read(&self.pool, work, &upto, keyed.estimate).await;
+        if !noted.map_err(Trouble::platform)? {
+            return Ok(());
+        }
+        *rows = (count * BYTES / bytes.max(1)).clamp(1, ROWS);
+        let (answer, verdict) = oneshot::channel();
+        let destination = Destination {
+            scope: work.scope.clone(),
+            mapping: work.mapping.clone(),
+            definition: mapping.definition,
+            run: work.id.clone(),
+            chunk: u64::try_from(work.chunk).unwrap_or(0),
+        };
+        let chunk = ReadChunk { token: token.clone(), keyed, rows: read, running, destination, answer };
+        self.tell(ToStream::Read(Box::new(chunk))).await?;
+        target::limited(chunk::watermark(connection, PREFIX, &format!("{token}/high"))).await?;
+        self.settle(work, count, verdict).await
+    }
+
+    /// Waits for the stream's verdict on a chunk of `count` rows, and notes it.
+    async fn settle(
+        &self,
+        work: &Work,
+        count: usize,
+        verdict: oneshot::Receiver<Verdict>,
+    ) -> Result<(), Stop> {
+        match tokio::time::timeout(PATIENCE, verdict).await {
+            Ok(Ok(Verdict::Sent)) => {
+                let rows = i64::try_from(count).unwrap_or(i64::MAX);
+                Ok(cdc_backfills::note_sent(&self.pool, work, rows).await.map_err(Trouble::platform)?)
+            }
+            Ok(Ok(Verdict::Again)) => {
+                tokio::time::sleep(PAUSE).await;
+                Ok(())
+            }
+            Ok(Err(_)) | Err(_) => {
+                let cure = "see the reader's state; it goes on by itself";
+                Err(Trouble::new("STREAM_BEHIND", "the stream did not come to the chunk's watermark", cure)
+                    .into())
+            }
+        }
+    }
+
+    /// The connection to read on, opened where there is none.
+    async fn reading<'r>(&self, reading: &'r mut Option<Reading>) -> Result<&'r mut Reading, Trouble> {
+        if reading.is_none() {
+            let mut connection = target::connect(&self.url).await?;
+            target::limited(chunk::prepare(&mut connection)).await?;
+            *reading = Some(Reading { connection, rows: ROWS });
+        }
+        reading.as_mut().ok_or_else(|| Trouble::unreachable("the connection ended"))
+    }
+
+    /// The last key of all: what the table had when it was first looked at; `None` where it was empty.
+    async fn end(
+        &self,
+        work: &Work,
+        connection: &mut PgConnection,
+        keyed: &Keyed,
+    ) -> Result<Option<Vec<String>>, Trouble> {
+        if let Some(end) = &work.end {
+            return Ok(Some(end.clone()));
+        }
+        let Some(key) = target::limited(chunk::last_key(connection, keyed)).await? else { return Ok(None) };
+        let end = texts(key)?;
+        cdc_backfills::note_end(&self.pool, work, &end).await.map_err(Trouble::platform)?;
+        Ok(Some(end))
+    }
+
+    async fn finish(&self, work: &Work) -> Result<(), Trouble> {
+        tracing::info!(backfill = work.id, mapping = %work.mapping, "a backfill is done");
+        cdc_backfills::finish(&self.pool, work, None).await.map_err(Trouble::platform)
+    }
+
+    async fn tell(&self, said: ToStream) -> Result<(), Trouble> {
+        self.stream.send(said).await.map_err(|_| Trouble::unreachable("the stream has ended"))
+    }
+}
+
+fn fits(definition: &shared_types::mapping::MappingDefinition, keyed: &Keyed) -> Result<(), Trouble> {
+    let compiled = crate::evaluate::CompiledMapping::new(definition, &keyed.relation);
+    match compiled.misfit(&keyed.relation) {
+        Some(misfit) => Err(Trouble::new("MISFIT", misfit, "add the column, or change the mapping")),
+        None => Ok(()),
+    }
+}
+
+/// The key of a row.
+fn key_of(keyed: &Keyed, row: &chunk::TextRow) -> Result<Vec<String>, Trouble> {
+    texts(keyed.key.iter().map(|(place, _)| row.get(*place).cloned().flatten()).collect())
+}
+
+/// A key as texts. Key columns are never null.
+fn texts(key: chunk::TextRow) -> Result<Vec<String>, Trouble> {
+    let text = |bytes: Option<Box<[u8]>>| String::from_utf8(bytes?.into_vec()).ok();
+    let key: Option<Vec<String>> = key.into_iter().map(text).collect();
+    key.ok_or_else(|| Trouble::new("NO_KEY", "a key that is no text", "give the table another primary key"))
+}

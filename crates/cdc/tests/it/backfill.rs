@@ -1,0 +1,179 @@
+//! Existing rows as events, while changes go on streaming.
+
+use crate::harness::{Harness, Running, metadata, payload, scope};
+use database::tables::{
+    cdc_backfills::{self, Backfill},
+    mappings,
+};
+use event_log::Entry;
+use serde_json::json;
+use shared_types::MappingId;
+use std::collections::{BTreeMap, BTreeSet};
+
+const ORDERS: &str = "create table orders (id int primary key, status text, paid bool not null default true)";
+const WHOLE: &str = "$row.status";
+
+async fn request(harness: &Harness, mapping: &MappingId) {
+    cdc_backfills::request(harness.pool(), &scope(), mapping, "tests").await.unwrap();
+}
+
+async fn ended(harness: &Harness, mapping: &MappingId) -> Backfill {
+    harness
+        .until("ended", || async {
+            let last = cdc_backfills::last(harness.pool(), &scope(), mapping).await.unwrap().unwrap();
+            matches!(last.state.as_str(), "done" | "failed")
+        })
+        .await;
+    cdc_backfills::last(harness.pool(), &scope(), mapping).await.unwrap().unwrap()
+}
+
+fn snapshots(entries: &[Entry]) -> Vec<&Entry> {
+    entries.iter().filter(|entry| &*entry.kind == "database.snapshot").collect()
+}
+
+/// What a receiver that keeps the last event of each row ends up with.
+fn last_of_each(entries: &[Entry]) -> BTreeMap<i64, String> {
+    let of = |entry: &Entry| {
+        let payload = payload(entry);
+        (payload["id"].as_i64().unwrap(), payload["status"].as_str().unwrap_or("deleted").to_owned())
+    };
+    entries.iter().map(of).collect()
+}
+
+async fn table(harness: &Harness) -> BTreeMap<i64, String> {
+    let rows: Vec<(i32, String)> =
+        sqlx::query_as("select id, status from orders").fetch_all(&harness.target.pool).await.unwrap();
+    rows.into_iter().map(|(id, status)| (i64::from(id), status)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn existing_rows_are_sent_once_each_as_the_stream_would_write_them() {
+    let harness = Harness::new(&format!(
+        "{ORDERS}; insert into orders select n, case when n % 2 = 0 then 'even' else 'odd' end, n % 3 = 0 from generate_series(1, 1200) n"
+    ))
+    .await;
+    let even = harness
+        .mapping(json!({ "events": ["update"], "when": { "eq": [WHOLE, "even"] },
+            "payload": { "id": "$row.id", "status": WHOLE, "paid": "$row.paid" } }))
+        .await;
+    let running = harness.start_live().await;
+    request(&harness, &even).await;
+    let done = ended(&harness, &even).await;
+    assert_eq!((done.state.as_str(), done.rows_sent), ("done", 1200), "{done:?}");
+    let entries = harness.log.entries();
+    assert_eq!(entries.len(), 600);
+    let first = &entries[0];
+    assert_eq!(&*first.kind, "database.snapshot");
+    assert_eq!(payload(first), json!({ "id": 2, "status": "even", "paid": false }));
+    assert_eq!(metadata(first)["operation"], json!("snapshot"));
+    let ids: BTreeSet<&str> = entries.iter().map(|entry| entry.id.as_str()).collect();
+    assert_eq!(ids.len(), 600);
+    // Another run has ids of its own.
+    request(&harness, &even).await;
+    ended(&harness, &even).await;
+    assert_eq!(harness.log.entries().len(), 1200);
+    harness.finish(running).await;
+}
+
+async fn writes(harness: &Harness, round: i32) {
+    let from = round * 37 % 3000 + 1;
+    harness
+        .sql(&format!(
+            "begin; update orders set status = 'v{round}' where id between {from} and {from} + 5;
+            delete from orders where id = {from} + 9;
+            insert into orders values ({}, 'new{round}') on conflict do nothing;
+            update orders set id = -id where id = {from} + 20; commit",
+            10_000 + round
+        ))
+        .await;
+}
+
+async fn restarted(harness: &Harness, running: Running, round: i32) -> Running {
+    match round % 2 {
+        0 => running.kill().await,
+        _ => running.stop().await,
+    }
+    harness.start()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_never_overwrites_something_newer_whoever_dies_meanwhile() {
+    let harness = Harness::new(&format!(
+        "{ORDERS}; insert into orders select n, 'old' from generate_series(1, 4000) n"
+    ))
+    .await;
+    let mapping = harness.mapping(json!({})).await;
+    let mut running = harness.start_live().await;
+    request(&harness, &mapping).await;
+    let mut round = 0;
+    loop {
+        writes(&harness, round).await;
+        round += 1;
+        if round % 40 == 0 && round <= 160 {
+            running = restarted(&harness, running, round / 40).await;
+        }
+        let last = cdc_backfills::last(harness.pool(), &scope(), &mapping).await.unwrap().unwrap();
+        assert!(last.state != "failed" && round < 4000, "{last:?}");
+        if last.state == "done" && round > 200 {
+            break;
+        }
+    }
+    harness.sql("insert into orders values (99999, 'end')").await;
+    harness
+        .until("the end", || async {
+            harness.log.entries().iter().any(|entry| payload(entry)["id"] == json!(99_999))
+        })
+        .await;
+    let entries = harness.log.entries();
+    let sent = snapshots(&entries);
+    let ids: BTreeSet<&str> = sent.iter().map(|entry| entry.id.as_str()).collect();
+    assert_eq!(ids.len(), sent.len(), "each row once, whoever died");
+    let mut known = last_of_each(&entries);
+    let there = table(&harness).await;
+    // What was deleted before its row was read is not known to anybody, and what moved to another key neither.
+    known.retain(|id, status| status != "deleted" && there.contains_key(id));
+    assert_eq!(known, there);
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_without_a_key_is_refused_and_one_can_be_cancelled() {
+    let harness = Harness::new("create table notes (body text); insert into notes values ('x')").await;
+    let mapping = harness.mapping(json!({ "table": "notes", "payload": { "body": "$row.body" } })).await;
+    let running = harness.start_live().await;
+    request(&harness, &mapping).await;
+    let failed = ended(&harness, &mapping).await;
+    assert_eq!(
+        failed.message.as_deref(),
+        Some("notes has no primary key, in whose order its rows could be read")
+    );
+    assert!(failed.cure.is_some());
+    running.stop().await;
+    request(&harness, &mapping).await;
+    assert!(
+        cdc_backfills::request(harness.pool(), &scope(), &mapping, "tests").await.is_err(),
+        "one at a time"
+    );
+    assert!(cdc_backfills::cancel(harness.pool(), &scope(), &mapping).await.unwrap());
+    assert!(!cdc_backfills::cancel(harness.pool(), &scope(), &mapping).await.unwrap());
+    harness.drop_slot().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_lost_with_a_slot_is_sent_anew_where_the_mapping_says_so() {
+    let harness = Harness::new(ORDERS).await;
+    let mapping = harness.mapping(json!({})).await;
+    mappings::set_resync(harness.pool(), &scope(), &mapping, true).await.unwrap();
+    harness.start_live().await.stop().await;
+    harness.drop_slot().await;
+    harness.sql("insert into orders values (1, 'missed')").await;
+    let running = harness.start_live().await;
+    let done = ended(&harness, &mapping).await;
+    assert_eq!((done.reason.as_str(), done.state.as_str()), ("resync", "done"));
+    let events = harness.events(1).await;
+    assert_eq!(
+        (&*events[0].kind, payload(&events[0])["status"].clone()),
+        ("database.snapshot", json!("missed"))
+    );
+    harness.finish(running).await;
+}
