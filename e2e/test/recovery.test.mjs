@@ -1,6 +1,7 @@
 // The platform is killed and started again while rows are inserted: nothing is lost, nothing comes twice.
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
+import { io } from 'socket.io-client';
 import { socketio, stream, websocket } from '../lib/clients.mjs';
 import { Platform, pause, within } from '../lib/platform.mjs';
 import { Target } from '../lib/target.mjs';
@@ -47,6 +48,25 @@ class Follower {
     this.client?.close();
   }
 }
+
+describe('after a stop in order and a restart', () => {
+  it('a bare socket.io-client comes back by itself', async () => {
+    const platform = await Platform.start();
+    const { url, token } = platform;
+    const socket = io(url, { auth: { token }, forceNew: true });
+    try {
+      await within('the connection', SETTLED_WITHIN_MS, new Promise((resolve) => socket.once('connect', resolve)));
+      const again = new Promise((resolve) => socket.io.once('reconnect', resolve));
+      platform.child.kill('SIGINT');
+      await platform.exited;
+      await platform.up();
+      await within('the reconnection', SETTLED_WITHIN_MS, again);
+    } finally {
+      socket.disconnect();
+      await platform.stop();
+    }
+  });
+});
 
 describe('after kill -9 and a restart', () => {
   let platform, target, inserting;

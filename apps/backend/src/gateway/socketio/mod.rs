@@ -211,11 +211,12 @@ impl Connection {
     }
 }
 
-/// What a client is told before the server ends its connection: an `error` that says why, and the disconnect.
+/// What a client is told before the server ends its connection: an `error` that says why, and the disconnect. After a
+/// disconnect by the server, Socket.IO's clients stay away; where they are to come back by themselves, only the
+/// transport ends.
 fn farewell(reason: &CloseReason) -> Vec<Outgoing> {
     let problem = match reason {
-        CloseReason::Gone => return Vec::new(),
-        CloseReason::GoingAway => None,
+        CloseReason::Gone | CloseReason::GoingAway => return Vec::new(),
         CloseReason::SlowConsumer => Some(Problem::new(
             ErrorKind::TooMany,
             "SLOW_CONSUMER",

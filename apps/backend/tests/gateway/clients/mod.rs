@@ -58,6 +58,8 @@ pub enum End {
     Closed(u16),
     /// Socket.IO's server disconnected, after an `error` of this code.
     Disconnected(Option<String>),
+    /// The transport ended without a disconnect by Socket.IO's server: its clients come back by themselves.
+    TransportClosed,
     /// The stream ended.
     Eof,
 }

@@ -89,6 +89,7 @@ impl Link for Polling {
         loop {
             let packet = self.packet().await;
             match packet.split_at(1) {
+                ("1", "") => return Said::End(super::End::TransportClosed),
                 ("2", "") => drop(self.polls.post("3".to_owned()).await),
                 ("4", message) => return read(message, &mut self.last_error),
                 _ => panic!("a packet of a server: {packet}"),

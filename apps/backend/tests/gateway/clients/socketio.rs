@@ -97,12 +97,12 @@ pub fn connect_packet(token: Option<&str>) -> String {
 /// The end as Socket.IO's clients are told it.
 pub fn end(why: Why) -> End {
     let code = match why {
-        Why::Stopping => None,
-        Why::Slow => Some("SLOW_CONSUMER"),
-        Why::Revoked => Some("TOKEN_REVOKED"),
-        Why::Expired => Some("TOKEN_EXPIRED"),
+        Why::Stopping => return End::TransportClosed,
+        Why::Slow => "SLOW_CONSUMER",
+        Why::Revoked => "TOKEN_REVOKED",
+        Why::Expired => "TOKEN_EXPIRED",
     };
-    End::Disconnected(code.map(str::to_owned))
+    End::Disconnected(Some(code.to_owned()))
 }
 
 impl SocketIo {
@@ -140,7 +140,7 @@ impl Link for SocketIo {
 
     async fn hear(&mut self) -> Said {
         loop {
-            let packet = self.packets.packet().await;
+            let Some(packet) = self.packets.next().await else { return Said::End(End::TransportClosed) };
             match packet.split_at(1) {
                 ("2", "") => self.packets.send("3").await,
                 ("4", message) => return read(message, &mut self.last_error),
