@@ -47,15 +47,16 @@ impl From<Error> for RedisError {
             ErrorKind::IO | ErrorKind::Canceled => Self::Unavailable("the connection was lost".to_owned()),
             ErrorKind::Auth => Self::Unavailable("user or password are refused".to_owned()),
             ErrorKind::Timeout => Self::Unavailable("no answer in time".to_owned()),
-            ErrorKind::Routing
-            | ErrorKind::Tls
-            | ErrorKind::Cluster
-            | ErrorKind::Sentinel
-            | ErrorKind::Backpressure => Self::Unavailable(details.to_owned()),
-            _ if PASSING.contains(&first) => Self::Unavailable(details.to_owned()),
-            _ => Self::Internal(details.to_owned()),
+            _ if is_answer(first) && !PASSING.contains(&first) => Self::Internal(details.to_owned()),
+            // What did not come from the server came from the way to it.
+            _ => Self::Unavailable(details.to_owned()),
         }
     }
+}
+
+/// Whether a text begins as the server's errors do: with a code in capitals.
+fn is_answer(first: &str) -> bool {
+    !first.is_empty() && first.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
 }
 
 impl From<RedisError> for LogError {
@@ -80,6 +81,7 @@ mod tests {
         assert!(matches!(answered("OOM command not allowed"), RedisError::Unavailable(_)));
         assert!(matches!(answered("MISCONF Redis is configured to"), RedisError::Unavailable(_)));
         assert!(matches!(answered("NOSCRIPT No matching script."), RedisError::UnknownScript));
+        assert!(matches!(answered("Failed to route command."), RedisError::Unavailable(_)));
         assert!(matches!(answered("ERR wrong number of arguments"), RedisError::Internal(_)));
     }
 }

@@ -25,12 +25,13 @@ impl Partition {
         format!("realtime:{{p{:02}}}:{name}", self.0)
     }
 
-    /// Hash: `g` generation, `s` last sequence, `b` bytes ever appended (modulo 10¹³).
+    /// Generation, last sequence and bytes ever appended (modulo 10¹³), separated by spaces.
     pub fn meta(self) -> String {
         self.key("meta")
     }
 
-    /// Stream: everything that is appended, for side-effect readers; entries are `<sequence>-<bytes so far>`.
+    /// Stream: everything that is appended, for side-effect readers; entries are
+    /// `<sequence>-<bytes before its batch>`.
     pub fn side_effects(self) -> String {
         self.key("side-effects")
     }

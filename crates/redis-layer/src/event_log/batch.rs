@@ -119,8 +119,19 @@ pub struct Address<'a> {
     pub now_ms: i64,
 }
 
-/// The keys and arguments of the append script.
+/// Which of the append scripts a batch is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing of it is to be recognized.
+    Plain,
+    /// Repeats are to be recognized.
+    Marked,
+}
+
+/// The keys and arguments of an append script.
 pub struct Batch {
+    /// Which script.
+    pub kind: Kind,
     /// `KEYS`.
     pub keys: Vec<String>,
     /// `ARGV`.
@@ -131,96 +142,93 @@ pub struct Batch {
 
 /// Writes out `requests`; `renewed` are topics whose history's lifetime is to be renewed.
 pub fn write(address: &Address<'_>, requests: &[&[Prepared]], renewed: &HashSet<TopicKey>) -> Batch {
-    let mut builder = Builder::default();
-    for entry in requests.iter().copied().flatten() {
-        builder.topic(&entry.key);
-    }
-    for entry in requests.iter().copied().flatten() {
-        if let Mark::Keyed { key, .. } = &entry.identity {
-            builder.id(key);
-        }
-    }
-    let mut arguments = builder.front(address, renewed);
-    for request in requests {
-        builder.request(request, &mut arguments);
-    }
+    let entries = || requests.iter().copied().flatten();
+    let kind = if entries().all(|entry| entry.identity == Mark::Unique) { Kind::Plain } else { Kind::Marked };
+    let mut batch = Batch { kind, keys: Vec::new(), arguments: front(address), topics: Vec::new() };
     let partition = address.partition;
-    let mut keys = vec![
-        partition.meta(),
-        partition.side_effects(),
-        partition.writer(address.writer),
-        partition.sources(),
-    ];
-    for topic in &builder.topics {
-        keys.extend([keys::head(topic), keys::history(topic)]);
+    batch.keys.extend([partition.meta(), partition.side_effects(), partition.writer(address.writer)]);
+    match kind {
+        Kind::Plain => write_plain(&mut batch, address, entries(), renewed),
+        Kind::Marked => write_marked(&mut batch, address, requests, renewed),
     }
-    keys.extend(builder.ids.iter().map(|&id| id.to_owned()));
-    Batch { keys, arguments, topics: builder.topics.into_iter().cloned().collect() }
+    batch
 }
 
-#[derive(Default)]
-struct Builder<'a> {
-    topics: Vec<&'a TopicKey>,
-    numbers: HashMap<&'a TopicKey, i64>,
-    ids: Vec<&'a str>,
-    id_numbers: HashMap<&'a str, i64>,
+/// What both scripts are told first.
+fn front(address: &Address<'_>) -> Vec<Value> {
+    let history = address.settings.history;
+    vec![
+        text(&address.settled.generation),
+        format!("{:016}", address.number).into(),
+        text(&epoch_suffix()),
+        Value::Integer(address.now_ms),
+        ms(history + POSITION),
+        ms(history + SLACK),
+        text(address.announcing.command()),
+    ]
 }
 
-impl<'a> Builder<'a> {
-    fn topic(&mut self, key: &'a TopicKey) {
-        if !self.numbers.contains_key(key) {
-            self.topics.push(key);
-            self.numbers.insert(key, self.topics.len() as i64);
+/// Topic by topic: order holds within topics only.
+fn write_plain<'a>(
+    batch: &mut Batch,
+    address: &Address<'_>,
+    entries: impl Iterator<Item = &'a Prepared>,
+    renewed: &HashSet<TopicKey>,
+) {
+    let mut numbers: HashMap<&TopicKey, usize> = HashMap::new();
+    let mut events: Vec<(&TopicKey, Vec<Value>)> = Vec::new();
+    for entry in entries {
+        let number = *numbers.entry(&entry.key).or_insert_with(|| {
+            events.push((&entry.key, Vec::new()));
+            events.len() - 1
+        });
+        events[number].1.push(Value::Bytes(entry.event.clone()));
+    }
+    for (topic, events) in events {
+        batch.keys.extend([keys::head(topic), keys::history(topic)]);
+        batch.arguments.push(address.announcing.channel(topic).into());
+        batch.arguments.push(Value::Integer(i64::from(renewed.contains(topic))));
+        batch.arguments.push(Value::Integer(events.len() as i64));
+        batch.arguments.extend(events);
+        batch.topics.push(topic.clone());
+    }
+}
+
+/// Request by request: each is appended as a whole or not at all.
+fn write_marked(
+    batch: &mut Batch,
+    address: &Address<'_>,
+    requests: &[&[Prepared]],
+    renewed: &HashSet<TopicKey>,
+) {
+    let (mut topics, mut ids) = (Numbers::default(), Numbers::default());
+    for entry in requests.iter().copied().flatten() {
+        topics.add(&entry.key);
+        if let Mark::Keyed { key, .. } = &entry.identity {
+            ids.add(key);
         }
     }
-
-    fn id(&mut self, key: &'a str) {
-        if !self.id_numbers.contains_key(key) {
-            // The topics' keys come first, and those of the partition.
-            self.id_numbers.insert(key, (4 + 2 * self.topics.len() + self.ids.len() + 1) as i64);
-            self.ids.push(key);
-        }
+    batch.keys.push(address.partition.sources());
+    for topic in &topics.all {
+        batch.keys.extend([keys::head(topic), keys::history(topic)]);
     }
-
-    fn front(&self, address: &Address<'_>, renewed: &HashSet<TopicKey>) -> Vec<Value> {
-        let settings = address.settings;
-        let ms = |duration: Duration| Value::Integer(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
-        let mut arguments = vec![
-            text(&address.settled.generation),
-            Value::Integer(address.number as i64),
-            text(&format!("{:012x}", rand::random::<u64>() >> 16)),
-            Value::Integer(address.now_ms),
-            ms(settings.history + POSITION),
-            ms(settings.history + SLACK),
-            ms(settings.ids),
-            text(address.announcing.command()),
-            Value::Integer(self.topics.len() as i64),
-        ];
-        for topic in &self.topics {
-            arguments.push(address.announcing.channel(topic).into());
-            arguments.push(Value::Integer(i64::from(renewed.contains(*topic))));
-        }
-        arguments
+    let before_ids = batch.keys.len() as i64;
+    batch.keys.extend(ids.all.iter().map(|id| (*id).clone()));
+    batch.arguments.extend([ms(address.settings.ids), Value::Integer(topics.all.len() as i64)]);
+    for topic in &topics.all {
+        batch.arguments.push(address.announcing.channel(topic).into());
+        batch.arguments.push(Value::Integer(i64::from(renewed.contains(*topic))));
     }
-
-    fn request(&self, entries: &[Prepared], arguments: &mut Vec<Value>) {
-        if entries.iter().all(|entry| entry.identity == Mark::Unique) {
-            let runs: Vec<&[Prepared]> = entries.chunk_by(|a, b| a.key == b.key).collect();
-            arguments.extend([text("u"), Value::Integer(runs.len() as i64)]);
-            for run in runs {
-                let topic = self.numbers[&run[0].key];
-                arguments.extend([Value::Integer(topic), Value::Integer(run.len() as i64)]);
-                arguments.extend(run.iter().map(|entry| Value::Bytes(entry.event.clone())));
-            }
-            return;
-        }
-        arguments.extend([text("m"), Value::Integer(entries.len() as i64)]);
-        for entry in entries {
-            arguments.extend([Value::Integer(self.numbers[&entry.key]), Value::Bytes(entry.event.clone())]);
-            arguments.extend(match &entry.identity {
+    for entries in requests {
+        batch.arguments.push(Value::Integer(entries.len() as i64));
+        for entry in *entries {
+            batch
+                .arguments
+                .extend([Value::Integer(topics.of(&entry.key)), Value::Bytes(entry.event.clone())]);
+            batch.arguments.extend(match &entry.identity {
                 Mark::Unique => [text("u"), text(""), text("")],
                 Mark::Keyed { key, fingerprint } => {
-                    [text("k"), Value::Integer(self.id_numbers[key.as_str()]), text(fingerprint)]
+                    [text("k"), Value::Integer(before_ids + ids.of(key)), text(fingerprint)]
                 }
                 Mark::Positioned { source, term, at } => {
                     [text("p"), text(source), format!("{term} {at}").into()]
@@ -228,6 +236,41 @@ impl<'a> Builder<'a> {
             });
         }
     }
+    batch.topics = topics.all.into_iter().cloned().collect();
+}
+
+/// Numbers what it is given, from 1, each once.
+struct Numbers<'a, T> {
+    all: Vec<&'a T>,
+    numbers: HashMap<&'a T, i64>,
+}
+
+impl<T> Default for Numbers<'_, T> {
+    fn default() -> Self {
+        Self { all: Vec::new(), numbers: HashMap::new() }
+    }
+}
+
+impl<'a, T: Eq + std::hash::Hash> Numbers<'a, T> {
+    fn add(&mut self, value: &'a T) {
+        let next = self.all.len() as i64 + 1;
+        if *self.numbers.entry(value).or_insert(next) == next {
+            self.all.push(value);
+        }
+    }
+
+    fn of(&self, value: &T) -> i64 {
+        self.numbers[value]
+    }
+}
+
+fn ms(duration: Duration) -> Value {
+    Value::Integer(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// What makes a topic's epoch another one than before, though the generation is the same.
+fn epoch_suffix() -> String {
+    format!("{:012x}", rand::random::<u64>() >> 16)
 }
 
 fn text(text: &str) -> Value {
@@ -236,12 +279,7 @@ fn text(text: &str) -> Value {
 
 /// The arguments by which heads are asked for.
 pub fn heads(settled: &Settled, settings: &RedisSettings) -> Vec<Value> {
-    let lifetime = i64::try_from((settings.history + POSITION).as_millis()).unwrap_or(i64::MAX);
-    vec![
-        text(&settled.generation),
-        text(&format!("{:012x}", rand::random::<u64>() >> 16)),
-        Value::Integer(lifetime),
-    ]
+    vec![text(&settled.generation), text(&epoch_suffix()), ms(settings.history + POSITION)]
 }
 
 /// What became of a batch.

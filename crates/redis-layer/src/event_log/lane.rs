@@ -4,7 +4,7 @@
 //! sent again under its number, which the server recognizes.
 
 use super::{
-    batch::{self, Address, Answer, Prepared},
+    batch::{self, Address, Answer, Kind, Prepared},
     tally::Tally,
 };
 use crate::{
@@ -221,9 +221,11 @@ impl Lane {
             now_ms: now_ms(),
         };
         let batch = batch::write(&address, requests, renewed);
-        let answer =
-            run_script(&link.writes, &settled.scripts.append, self.partition, batch.keys, batch.arguments)
-                .await?;
+        let script = match batch.kind {
+            Kind::Plain => &settled.scripts.append,
+            Kind::Marked => &settled.scripts.append_marked,
+        };
+        let answer = run_script(&link.writes, script, self.partition, batch.keys, batch.arguments).await?;
         let text = answer.as_str().unwrap_or_default();
         match &*text {
             "G" => Ok(None),

@@ -35,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const HEARD: usize = 8_192;
 /// How many of them are taken at a time.
 const TAKEN: usize = 512;
+/// Events that may wait for the router before no more are taken.
+const WAITING: usize = 10_000;
 /// What is read by position at a time.
 const PAGE: PageLimit = PageLimit { events: 1_000, bytes: 4 << 20 };
 
@@ -110,17 +112,17 @@ async fn run(shore: Arc<Shore>, asked: mpsc::Receiver<Ask>, out: mpsc::Sender<Ve
         shore: shore.clone(),
         link: link.clone(),
         orders,
-        out,
         topics: HashMap::new(),
         channels: HashMap::new(),
         behind: HashSet::new(),
+        unfinished: HashSet::new(),
         turn: Vec::new(),
         suspects: HashMap::new(),
     };
     tokio::select! {
         () = messages::pump(link.subscriber.clone(), heard_in) => {}
         () = control::run(shore, link, ordered, done_in) => {}
-        () = reader.run(asked, heard, done) => {}
+        () = reader.run(asked, heard, done, out) => {}
     }
 }
 
@@ -140,11 +142,12 @@ struct Reader {
     shore: Arc<Shore>,
     link: Arc<Link>,
     orders: mpsc::Sender<Order>,
-    out: mpsc::Sender<Vec<Arc<StoredEvent>>>,
     topics: HashMap<TopicKey, Followed>,
     channels: HashMap<String, TopicKey>,
     /// Topics that could not be read by position and are to be.
     behind: HashSet<TopicKey>,
+    /// Topics that are read by position as soon as there is room again.
+    unfinished: HashSet<TopicKey>,
     /// Topics whose heads are still to be looked at in this round.
     turn: Vec<TopicKey>,
     /// Heads that were seen beyond what has come.
@@ -157,14 +160,26 @@ impl Reader {
         mut asked: mpsc::Receiver<Ask>,
         mut heard: mpsc::Receiver<Heard>,
         mut done: mpsc::Receiver<Done>,
+        out: mpsc::Sender<Vec<Arc<StoredEvent>>>,
     ) {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(TAKEN);
+        let mut events = Vec::new();
         loop {
-            let mut events = Vec::new();
+            // While the router is busy messages wait, or are missed and read by position; asks are served all along.
+            let is_ample = events.len() < WAITING;
             tokio::select! {
-                count = heard.recv_many(&mut batch, TAKEN) => {
+                permit = out.reserve(), if !events.is_empty() => {
+                    let Ok(permit) = permit else { return };
+                    permit.send(std::mem::take(&mut events));
+                }
+                ask = asked.recv() => {
+                    let Some(ask) = ask else { return };
+                    self.serve(ask, &mut asked, &mut events).await;
+                }
+                Some(done) = done.recv() => self.finish(done, &mut events).await,
+                count = heard.recv_many(&mut batch, TAKEN), if is_ample => {
                     if count == 0 {
                         return;
                     }
@@ -172,16 +187,12 @@ impl Reader {
                         self.hear(heard, &mut events).await;
                     }
                 }
-                Some(done) = done.recv() => self.finish(done, &mut events).await,
-                ask = asked.recv() => {
-                    let Some(ask) = ask else { return };
-                    self.serve(ask, &mut asked, &mut events).await;
+                _ = look.tick(), if is_ample => self.look(&mut events).await,
+                () = std::future::ready(()), if is_ample && !self.unfinished.is_empty() => {
+                    for key in std::mem::take(&mut self.unfinished) {
+                        self.catch_up(&key, &mut events).await;
+                    }
                 }
-                _ = look.tick() => self.look(&mut events).await,
-            }
-            // Waits while the router is busy: what comes meanwhile waits too, or is missed and read by position.
-            if !events.is_empty() && self.out.send(events).await.is_err() {
-                tracing::debug!("nobody takes live events any more");
             }
         }
     }
@@ -264,6 +275,7 @@ impl Reader {
         for key in &keys {
             self.channels.remove(&self.link.announcing.channel(key));
             self.behind.remove(key);
+            self.unfinished.remove(key);
             self.suspects.remove(key);
         }
         if !keys.is_empty() {
@@ -360,9 +372,13 @@ impl Reader {
         }
     }
 
-    /// Reads a topic by position up to its head.
+    /// Reads a topic by position up to its head, or as far as there is room.
     async fn catch_up(&mut self, key: &TopicKey, events: &mut Vec<Arc<StoredEvent>>) {
         loop {
+            if events.len() >= WAITING {
+                self.unfinished.insert(key.clone());
+                return;
+            }
             let Some(last) = self.topics.get(key).and_then(|followed| followed.last.clone()) else { return };
             let query = HistoryQuery { start: Start::After(last.clone()), until: None, limit: PAGE };
             let page = match history::page(self.shore.clone(), key.clone(), query).await {

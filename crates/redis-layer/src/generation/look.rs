@@ -53,6 +53,14 @@ pub struct Held {
     pub sequence: u64,
 }
 
+impl Held {
+    fn read(meta: &str) -> Self {
+        let mut words = meta.split(' ').map(str::to_owned);
+        let generation = words.next();
+        Self { generation, sequence: words.next().and_then(|word| word.parse().ok()).unwrap_or_default() }
+    }
+}
+
 /// A connection that ends with the server it was made to.
 pub struct Fresh {
     client: Client,
@@ -84,10 +92,9 @@ impl Fresh {
     /// Where one does not answer.
     pub async fn held(&self) -> Result<Vec<Held>, RedisError> {
         let all = Partition::all().map(async |partition| {
-            let asked = vec![partition.meta(), "g".to_owned(), "s".to_owned()];
-            let (generation, sequence): (Option<String>, Option<u64>) =
-                self.client.custom(on(partition, "HMGET"), asked).await?;
-            Ok::<_, RedisError>(Held { generation, sequence: sequence.unwrap_or_default() })
+            let meta: Option<String> =
+                self.client.custom(on(partition, "GET"), vec![partition.meta()]).await?;
+            Ok::<_, RedisError>(meta.map_or_else(Held::default, |meta| Held::read(&meta)))
         });
         futures::future::try_join_all(all).await
     }

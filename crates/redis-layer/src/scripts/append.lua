@@ -1,179 +1,52 @@
--- Appends one batch to one partition: checks the generation, recognizes repeats, numbers, keeps, announces.
+-- Appends one batch, of which nothing is to be recognized, to one partition: checks the generation, numbers, keeps,
+-- announces. Runs for every event: no closures, no tables.
 --
--- KEYS  meta, side-effect stream, this writer's last answer, sources; then head and history of each topic; then
---       publishers' ids.
--- ARGV  1 generation, 2 batch number, 3 suffix of new epochs, 4 now (ms), 5 lifetime of heads (ms), 6 lifetime of
---       histories (ms), 7 lifetime of publishers' ids (ms), 8 publishing command, 9 number of topics;
---       then for each topic its channel and '1' where the history's lifetime is to be renewed;
---       then requests: 'u', number of runs, and runs of (topic, count, events …) where nothing is remembered, or
---       'm', number of entries, and entries of (topic, event, kind, a, b): kind 'u'; 'k' with the number of the id's
---       key and the fingerprint of the content; 'p' with the source and 'term position'.
+-- KEYS  meta, side-effect stream, this writer's last answer; then head and history of each topic.
+-- ARGV  1 generation, 2 batch number (16 digits), 3 suffix of new epochs, 4 now (ms), 5 lifetime of heads (ms),
+--       6 lifetime of histories (ms), 7 publishing command; then for each topic its channel, '1' where the
+--       history's lifetime is to be renewed, the number of its events, and these.
 -- Answers 'G' for another generation, 'S' for a batch that was overtaken, or a line 'epoch:offset' for each topic as
--- it stood before, the partition's last sequence, and a line for each exception: 'R entry [position]' repeated, 'C request entry' conflict,
--- 'F request entry term' fenced. Requests and entries are counted from 0 over the whole batch.
-local call, sub, find = redis.call, string.sub, string.find
-local generation, batch = ARGV[1], tonumber(ARGV[2])
-local meta = call('HMGET', KEYS[1], 'g', 's', 'b')
-if meta[1] ~= generation then return 'G' end
+-- it stood before, and the partition's last sequence.
+local call, sub = redis.call, string.sub
+local generation, batch = ARGV[1], ARGV[2]
+local meta = call('GET', KEYS[1])
+if not meta or sub(meta, 1, 8) ~= generation then return 'G' end
 local last = call('GET', KEYS[3])
 if last then
-  local space = find(last, ' ', 1, true)
-  local done = tonumber(sub(last, 1, space - 1))
-  if done == batch then return sub(last, space + 1) end
+  local done = sub(last, 1, 16)
+  if done == batch then return sub(last, 18) end
   if done > batch then return 'S' end
 end
-
-local publish, topics = ARGV[8], tonumber(ARGV[9])
-local side, sources = KEYS[2], KEYS[4]
-local sequence, bytes = tonumber(meta[2] or 0), tonumber(meta[3] or 0)
-local first_sequence = sequence
-local at, side_at = '-' .. ARGV[4], '-'
-local epochs, offsets, histories, channels, prefixes, answer = {}, {}, {}, {}, {}, {}
-local before = {}
-for t = 1, topics do
-  local head = call('GET', KEYS[3 + 2 * t])
-  histories[t], channels[t] = KEYS[4 + 2 * t], ARGV[8 + 2 * t]
+local space = string.find(meta, ' ', 10, true)
+local sequence, before = tonumber(sub(meta, 10, space - 1)), sub(meta, space + 1)
+local bytes, at, side_at = tonumber(before), '-' .. ARGV[4], '-' .. before
+local side, publish = KEYS[2], ARGV[7]
+local answer, a = '', 8
+for k = 4, #KEYS, 2 do
+  local head, history, channel = call('GET', KEYS[k]), KEYS[k + 1], ARGV[a]
+  local prefix, offset, is_new
   if head and sub(head, 1, 8) == generation then
-    epochs[t], offsets[t] = sub(head, 1, 20), tonumber(sub(head, 22))
+    prefix, offset = sub(head, 1, 21), tonumber(sub(head, 22))
   else
-    epochs[t], offsets[t] = generation .. ARGV[3], 0
-    call('UNLINK', histories[t])
+    prefix, offset, is_new = generation .. ARGV[3] .. ':', 0, true
+    call('UNLINK', history)
   end
-  before[t], prefixes[t] = offsets[t], epochs[t] .. ':'
-  answer[t] = prefixes[t] .. offsets[t]
-end
-local lines = topics + 1
-answer[lines] = sequence
-
-local function append(t, event)
-  local offset = offsets[t] + 1
-  offsets[t], sequence = offset, sequence + 1
-  local message = prefixes[t] .. offset .. event
-  bytes = (bytes + #message) % 1e13
-  call('XADD', histories[t], offset .. at, 'e', message)
-  call('XADD', side, sequence .. side_at .. bytes, 'e', message)
-  call(publish, channels[t], message)
-end
-
-local ids, states, moved = {}, {}, {}
-local function known(key)
-  local id = ids[key]
-  if id == nil then
-    id = call('GET', KEYS[key])
-    ids[key] = id
+  answer = answer .. prefix .. offset .. '\n'
+  local first = a + 3
+  a = first + tonumber(ARGV[a + 2])
+  for i = first, a - 1 do
+    offset, sequence = offset + 1, sequence + 1
+    local number = offset .. ''
+    local message = prefix .. number .. ARGV[i]
+    bytes = bytes + #message
+    call('XADD', history, number .. at, 'e', message)
+    call('XADD', side, sequence .. side_at, 'e', message)
+    call(publish, channel, message)
   end
-  return id
+  call('SET', KEYS[k], prefix .. offset, 'PX', ARGV[5])
+  if is_new or offset == a - first or ARGV[first - 2] == '1' then call('PEXPIRE', history, ARGV[6]) end
 end
-local function state(source)
-  local found = states[source]
-  if not found then
-    local stored = call('HGET', sources, source)
-    if stored then
-      local space = find(stored, ' ', 1, true)
-      found = { tonumber(sub(stored, 1, space - 1)), sub(stored, space + 1) }
-    else
-      found = { 0, '' }
-    end
-    states[source] = found
-  end
-  return found
-end
-
-local function refused(request, entry, a, n)
-  for i = 0, n - 1 do
-    local p = a + 5 * i
-    local kind = ARGV[p + 2]
-    if kind == 'k' then
-      local id = known(tonumber(ARGV[p + 3]))
-      if id and sub(id, 1, 32) ~= ARGV[p + 4] then
-        return 'C ' .. request .. ' ' .. (entry + i)
-      end
-    elseif kind == 'p' then
-      local space = find(ARGV[p + 4], ' ', 1, true)
-      local theirs = state(ARGV[p + 3])[1]
-      if theirs > tonumber(sub(ARGV[p + 4], 1, space - 1)) then
-        return 'F ' .. request .. ' ' .. (entry + i) .. ' ' .. theirs
-      end
-    end
-  end
-end
-
-local function one(entry, p)
-  local t, event, kind = tonumber(ARGV[p]), ARGV[p + 1], ARGV[p + 2]
-  if kind == 'k' then
-    local key = tonumber(ARGV[p + 3])
-    local id = known(key)
-    if id then
-      lines = lines + 1
-      answer[lines] = 'R ' .. entry .. ' ' .. sub(id, 33)
-      return
-    end
-    append(t, event)
-    id = ARGV[p + 4] .. prefixes[t] .. offsets[t]
-    call('SET', KEYS[key], id, 'PX', ARGV[7])
-    ids[key] = id
-  elseif kind == 'p' then
-    local space = find(ARGV[p + 4], ' ', 1, true)
-    local source, position = state(ARGV[p + 3]), sub(ARGV[p + 4], space + 1)
-    if position <= source[2] then
-      lines = lines + 1
-      answer[lines] = 'R ' .. entry
-      return
-    end
-    append(t, event)
-    source[1], source[2] = tonumber(sub(ARGV[p + 4], 1, space - 1)), position
-    moved[ARGV[p + 3]] = source
-  else
-    append(t, event)
-  end
-end
-
-local a, request, entry = 10 + 2 * topics, 0, 0
-local arguments = #ARGV
-while a <= arguments do
-  local n = tonumber(ARGV[a + 1])
-  if ARGV[a] == 'u' then
-    a = a + 2
-    for _ = 1, n do
-      local t, count = tonumber(ARGV[a]), tonumber(ARGV[a + 1])
-      a = a + 2
-      local history, channel, prefix, offset = histories[t], channels[t], prefixes[t], offsets[t]
-      for i = a, a + count - 1 do
-        offset, sequence = offset + 1, sequence + 1
-        local message = prefix .. offset .. ARGV[i]
-        bytes = (bytes + #message) % 1e13
-        call('XADD', history, offset .. at, 'e', message)
-        call('XADD', side, sequence .. side_at .. bytes, 'e', message)
-        call(publish, channel, message)
-      end
-      offsets[t] = offset
-      a, entry = a + count, entry + count
-    end
-  else
-    a = a + 2
-    local why = refused(request, entry, a, n)
-    if why then
-      lines = lines + 1
-      answer[lines] = why
-    else
-      for i = 0, n - 1 do one(entry + i, a + 5 * i) end
-    end
-    a, entry = a + 5 * n, entry + n
-  end
-  request = request + 1
-end
-
-if sequence > first_sequence then
-  call('HSET', KEYS[1], 's', sequence, 'b', bytes)
-  for t = 1, topics do
-    if offsets[t] > before[t] then
-      call('SET', KEYS[3 + 2 * t], prefixes[t] .. offsets[t], 'PX', ARGV[5])
-      if ARGV[9 + 2 * t] == '1' or before[t] == 0 then call('PEXPIRE', histories[t], ARGV[6]) end
-    end
-  end
-  for source, found in pairs(moved) do call('HSET', sources, source, found[1] .. ' ' .. found[2]) end
-end
-answer[topics + 1] = sequence
-local text = table.concat(answer, '\n')
-call('SET', KEYS[3], batch .. ' ' .. text, 'PX', 600000)
-return text
+answer = answer .. sequence
+call('SET', KEYS[1], generation .. ' ' .. sequence .. ' ' .. bytes % 1e13)
+call('SET', KEYS[3], batch .. ' ' .. answer, 'PX', '600000')
+return answer

@@ -4,7 +4,7 @@
 -- ARGV  1 generation, 2 suffix of new epochs, 3 lifetime of heads (ms).
 -- Answers 'G' for another generation, or 'epoch:offset' for each topic.
 local generation = ARGV[1]
-if redis.call('HGET', KEYS[1], 'g') ~= generation then return 'G' end
+if string.sub(redis.call('GET', KEYS[1]) or '', 1, 8) ~= generation then return 'G' end
 local heads = {}
 for i = 2, #KEYS, 2 do
   local head = redis.call('GET', KEYS[i])

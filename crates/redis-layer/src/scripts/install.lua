@@ -2,6 +2,5 @@
 --
 -- KEYS  meta.
 -- ARGV  1 generation.
--- Answers the partition's sequence.
-redis.call('HSET', KEYS[1], 'g', ARGV[1])
-return redis.call('HGET', KEYS[1], 's') or '0'
+local meta = redis.call('GET', KEYS[1]) or '00000000 0 0'
+redis.call('SET', KEYS[1], ARGV[1] .. string.sub(meta, 9))

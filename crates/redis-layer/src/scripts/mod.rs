@@ -10,8 +10,10 @@ use fred::bytes_utils::Str;
 /// The names by which the server knows the scripts.
 #[derive(Clone, Debug)]
 pub struct Scripts {
-    /// Appends a batch.
+    /// Appends a batch of which nothing is to be recognized.
     pub append: Str,
+    /// Appends a batch of which repeats are to be recognized.
+    pub append_marked: Str,
     /// Reads heads.
     pub heads: Str,
     /// Bounds a history.
@@ -38,6 +40,7 @@ impl Scripts {
         let load = async |text: &str| server.load(&format!("{text}-- {generation}\n")).await;
         Ok(Self {
             append: load(include_str!("append.lua")).await?,
+            append_marked: load(include_str!("append_marked.lua")).await?,
             heads: load(include_str!("heads.lua")).await?,
             trim: load(include_str!("trim.lua")).await?,
             sweep: load(include_str!("sweep.lua")).await?,

@@ -2,6 +2,7 @@
 --
 -- KEYS  meta, groups.
 -- ARGV  1 generation, 2 group.
-if redis.call('HGET', KEYS[1], 'g') ~= ARGV[1] then return 'G' end
-redis.call('HSETNX', KEYS[2], ARGV[2], redis.call('HGET', KEYS[1], 's') or '0')
+local meta = redis.call('GET', KEYS[1]) or ''
+if string.sub(meta, 1, 8) ~= ARGV[1] then return 'G' end
+redis.call('HSETNX', KEYS[2], ARGV[2], string.match(meta, ' (%d+) '))
 return 'O'

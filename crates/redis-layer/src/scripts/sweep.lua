@@ -15,6 +15,5 @@ else
 end
 local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
 if not oldest then return 0 end
-local total = tonumber(redis.call('HGET', KEYS[1], 'b') or 0)
-local behind = tonumber(string.sub(oldest[1], string.find(oldest[1], '-', 1, true) + 1))
-return (total - behind) % 1e13 + #oldest[2][2]
+local total = tonumber(string.match(redis.call('GET', KEYS[1]) or '', ' (%d+)$') or 0)
+return (total - tonumber(string.match(oldest[1], '%-(%d+)$'))) % 1e13

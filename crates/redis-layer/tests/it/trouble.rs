@@ -181,7 +181,7 @@ async fn another_generation_is_refused_until_it_is_settled() {
     let key = key("order.updated");
     let before = append_one(&instance.log, &key, 1).await;
     let partition = event_log::partition_of(&key, 64);
-    server.command(&["HSET", &format!("realtime:{{p{partition:02}}}:meta"), "g", "00000000"]);
+    server.command(&["SET", &format!("realtime:{{p{partition:02}}}:meta"), "00000000 1 400"]);
     let after = append_one(&instance.log, &key, 2).await;
     assert_ne!(before.epoch, after.epoch);
     assert!(!after.epoch.starts_with("00000000"));
