@@ -4,6 +4,7 @@
 
 mod clients;
 mod dev;
+mod tail;
 mod usage;
 
 use serde_json::Value;
