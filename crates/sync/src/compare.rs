@@ -1,6 +1,6 @@
 //! What changed between two states of a document, and how to go back.
 
-use crate::node::{Kind, Members, Node, Numbers, push_text, same};
+use crate::node::{Kind, Members, Node, Numbers, push_text, same, written_alike};
 use crate::pointer::push_part;
 use std::collections::BTreeSet;
 
@@ -64,56 +64,60 @@ impl Walk {
         push_text(&mut self.added, name);
         self.added.push(':');
         value.write(&mut self.added);
-        self.undo(&pointer("", name), None);
+        self.undo(&pointer(name), None);
     }
 
     fn removed(&mut self, name: &str, value: &Node<'_>) {
         separate(&mut self.removed);
         push_text(&mut self.removed, name);
-        self.undo(&pointer("", name), Some(value));
+        self.undo(&pointer(name), Some(value));
     }
 
     /// A member of the top that is in both.
     fn member(&mut self, name: &str, old: &Node<'_>, new: &Node<'_>) {
-        if same(old, new, Numbers::AsWritten) {
+        let mut place = Place { path: name.to_owned(), pointer: pointer(name) };
+        if name.contains('.') || self.ambiguous.contains(name) {
+            self.whole(&place, old, new);
+        } else {
+            self.within(&mut place, old, new);
+        }
+    }
+
+    /// Two values at one place: as objects by their members, otherwise as a whole.
+    ///
+    /// Each level is looked at once, so that deep values cost no more than their text times their depth.
+    fn within(&mut self, place: &mut Place, old: &Node<'_>, new: &Node<'_>) {
+        if written_alike(old, new) {
             return;
         }
-        let pointer = pointer("", name);
-        if name.contains('.') || self.ambiguous.contains(name) {
-            self.changed(name, &pointer, Some(old), Some(new));
-        } else {
-            self.within(name, &pointer, old, new);
+        if (old.kind(), new.kind()) != (Kind::Object, Kind::Object) {
+            return self.whole(place, old, new);
         }
-    }
-
-    /// Two values that differ: as objects by their members, otherwise as a whole.
-    fn within(&mut self, path: &str, at: &str, old: &Node<'_>, new: &Node<'_>) {
-        let (mut before, mut after) = (old.clone(), new.clone());
-        let members = match (before.kind(), after.kind()) {
-            (Kind::Object, Kind::Object) => before.members_mut().zip(after.members_mut()),
-            _ => None,
-        };
-        let Some((before, after)) = members
-            .filter(|(before, after)| before.keys().chain(after.keys()).all(|name| !name.contains('.')))
-        else {
-            return self.changed(path, at, Some(old), Some(new));
-        };
-        for (name, value) in after.iter() {
-            let (path, at) = (format!("{path}.{name}"), pointer(at, name));
-            match before.get(name) {
-                None => self.changed(&path, &at, None, Some(value)),
-                Some(present) if same(present, value, Numbers::AsWritten) => {}
-                Some(present) => self.within(&path, &at, present, value),
-            }
+        let (before, after) = (old.view(), new.view());
+        let (Node::Object(before), Node::Object(after)) = (before.node(), after.node()) else { return };
+        if before.keys().chain(after.keys()).any(|name| name.contains('.')) {
+            return self.whole(place, old, new);
+        }
+        for (name, value) in after {
+            place.inside(name, |place| match before.get(name) {
+                None => self.changed(place, None, Some(value)),
+                Some(present) => self.within(place, present, value),
+            });
         }
         for (name, value) in before.iter().filter(|(name, _)| !after.contains_key(*name)) {
-            self.changed(&format!("{path}.{name}"), &pointer(at, name), Some(value), None);
+            place.inside(name, |place| self.changed(place, Some(value), None));
         }
     }
 
-    fn changed(&mut self, path: &str, at: &str, from: Option<&Node<'_>>, to: Option<&Node<'_>>) {
+    fn whole(&mut self, place: &Place, old: &Node<'_>, new: &Node<'_>) {
+        if !same(old, new, Numbers::AsWritten) {
+            self.changed(place, Some(old), Some(new));
+        }
+    }
+
+    fn changed(&mut self, place: &Place, from: Option<&Node<'_>>, to: Option<&Node<'_>>) {
         separate(&mut self.changed);
-        push_text(&mut self.changed, path);
+        push_text(&mut self.changed, &place.path);
         self.changed.push_str(":{");
         if let Some(from) = from {
             self.changed.push_str("\"from\":");
@@ -124,7 +128,7 @@ impl Walk {
             to.write(&mut self.changed);
         }
         self.changed.push('}');
-        self.undo(at, from);
+        self.undo(&place.pointer, from);
     }
 
     /// Puts `value` back, or takes away what was not there.
@@ -158,10 +162,29 @@ fn separate(list: &mut String) {
     }
 }
 
-fn pointer(parent: &str, name: &str) -> String {
-    let mut out = parent.to_owned();
+fn pointer(name: &str) -> String {
+    let mut out = String::new();
     push_part(&mut out, name);
     out
+}
+
+/// Where the walk stands: as it is told, and as it is undone.
+struct Place {
+    path: String,
+    pointer: String,
+}
+
+impl Place {
+    /// Goes to the member `name` and back.
+    fn inside(&mut self, name: &str, visit: impl FnOnce(&mut Self)) {
+        let (path, pointer) = (self.path.len(), self.pointer.len());
+        self.path.push('.');
+        self.path.push_str(name);
+        push_part(&mut self.pointer, name);
+        visit(self);
+        self.path.truncate(path);
+        self.pointer.truncate(pointer);
+    }
 }
 
 #[cfg(test)]

@@ -251,7 +251,7 @@ impl Documents {
                 if found.revision == revision {
                     return Ok((found, RawObject::from_trusted(data)));
                 }
-                data = undone(&data, &found.undo)?;
+                data = undone(data, found.undo).await?;
                 next -= 1;
             }
             if !page.more {
@@ -278,14 +278,23 @@ impl Documents {
 }
 
 /// `data` before the revision that remembers `undo`.
-fn undone(data: &str, undo: &str) -> Result<String, Problem> {
-    if undo == "[]" {
-        return Ok(data.to_owned());
+async fn undone(data: String, undo: Arc<str>) -> Result<String, Problem> {
+    if &*undo == "[]" {
+        return Ok(data);
     }
+    // Large documents are more work than a task may do between two turns.
+    tokio::task::spawn_blocking(move || undo_one(&data, &undo))
+        .await
+        .unwrap_or_else(|_| Err(Problem::internal()))
+}
+
+fn undo_one(data: &str, undo: &str) -> Result<String, Problem> {
     let broken = |problem: &dyn std::fmt::Display| {
         tracing::error!(%problem, "a stored revision does not lead back");
         Problem::internal()
     };
     let undo: &RawValue = serde_json::from_str(undo).map_err(|error| broken(&error))?;
-    Mutations::reverse(undo).and_then(|operations| operations.apply(data)).map_err(|problem| broken(&problem))
+    Mutations::parse_undo(undo)
+        .and_then(|operations| operations.reverse(data))
+        .map_err(|problem| broken(&problem))
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     node::{Kind, Node},
-    operate::operate,
+    operate::{TOO_MUCH, Work, operate},
     pointer::Pointer,
 };
 use serde_json::value::RawValue;
@@ -71,7 +71,7 @@ impl Mutations {
     }
 
     /// Reads operations that [`crate::compare()`] wrote, however many.
-    pub(crate) fn reverse(raw: &RawValue) -> Result<Self, Problem> {
+    pub(crate) fn parse_undo(raw: &RawValue) -> Result<Self, Problem> {
         let elements: Vec<&RawValue> = serde_json::from_str(raw.get()).map_err(unreadable)?;
         operations(elements).map(Self)
     }
@@ -79,11 +79,21 @@ impl Mutations {
     /// Applies all operations to `data`, the text of an object.
     ///
     /// # Errors
-    /// `INVALID_MUTATION` naming the first operation that does not fit the data, by its index.
+    /// `INVALID_MUTATION` naming the first operation that does not fit the data, by its index; `LIMIT_EXCEEDED` where
+    /// the operations would search or move too much.
     pub fn apply(&self, data: &str) -> Result<String, Problem> {
+        self.carry_out(data, Work::bounded())
+    }
+
+    /// Applies operations that lead back to an earlier state; the order of members may change.
+    pub(crate) fn reverse(&self, data: &str) -> Result<String, Problem> {
+        self.carry_out(data, Work::Reversing)
+    }
+
+    fn carry_out(&self, data: &str, mut work: Work) -> Result<String, Problem> {
         let mut root = Node::of(data);
         for (index, operation) in self.0.iter().enumerate() {
-            operate(&mut root, operation).map_err(|rule| refused(index, rule))?;
+            operate(&mut root, operation, &mut work).map_err(|rule| refused(index, rule))?;
         }
         Ok(root.to_text())
     }
@@ -91,7 +101,11 @@ impl Mutations {
 
 fn refused(index: usize, rule: &str) -> Problem {
     let path = format!("mutations[{index}]");
-    let problem = Problem::invalid("INVALID_MUTATION", format!("{path}: {rule}"));
+    let message = format!("{path}: {rule}");
+    let problem = match rule {
+        TOO_MUCH => Problem::new(ErrorKind::TooLarge, "LIMIT_EXCEEDED", message),
+        _ => Problem::invalid("INVALID_MUTATION", message),
+    };
     Problem { details: vec![Violation::new(path, rule)], ..problem }
 }
 

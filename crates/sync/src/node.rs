@@ -19,6 +19,21 @@ pub enum Node<'a> {
     Object(Members<'a>),
 }
 
+/// One level of a node: its own, or made for looking at it.
+pub enum View<'n> {
+    Held(&'n Node<'n>),
+    Made(Node<'n>),
+}
+
+impl<'n> View<'n> {
+    pub fn node(&self) -> &Node<'n> {
+        match self {
+            Self::Held(node) => node,
+            Self::Made(node) => node,
+        }
+    }
+}
+
 /// What kind of value a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -91,6 +106,24 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// One level of it, unfolded.
+    pub fn view(&self) -> View<'_> {
+        match self {
+            Self::Raw(text) => unfolded(text).map_or(View::Held(self), View::Made),
+            _ => View::Held(self),
+        }
+    }
+
+    /// Unfolds all levels, for a value that is looked at again and again.
+    pub fn unfold_whole(&mut self) {
+        self.unfold();
+        match self {
+            Self::Raw(_) => {}
+            Self::Array(elements) => elements.iter_mut().for_each(Self::unfold_whole),
+            Self::Object(members) => members.values_mut().for_each(Self::unfold_whole),
+        }
+    }
+
     /// Its text.
     pub fn to_text(&self) -> String {
         let mut out = String::new();
@@ -148,25 +181,31 @@ fn unfolded(text: &str) -> Option<Node<'_>> {
 
 /// Whether two values are equal. The order of members does not count.
 pub fn same(a: &Node<'_>, b: &Node<'_>, numbers: Numbers) -> bool {
-    if let (Node::Raw(a), Node::Raw(b)) = (a, b)
-        && a == b
-    {
+    if written_alike(a, b) {
         return true;
     }
     match (a.kind(), b.kind()) {
-        (Kind::Object, Kind::Object) => {
-            let (mut a, mut b) = (a.clone(), b.clone());
-            let (Some(a), Some(b)) = (a.members_mut(), b.members_mut()) else { return false };
+        (Kind::Object, Kind::Object) | (Kind::Array, Kind::Array) => same_inside(a, b, numbers),
+        (Kind::Text, Kind::Text) => decoded(a).is_some_and(|text| Some(text) == decoded(b)),
+        (Kind::Number, Kind::Number) => numbers == Numbers::ByValue && same_number(a, b),
+        _ => false,
+    }
+}
+
+/// Whether two values are equal at first sight.
+pub fn written_alike(a: &Node<'_>, b: &Node<'_>) -> bool {
+    matches!((a, b), (Node::Raw(a), Node::Raw(b)) if a == b)
+}
+
+fn same_inside(a: &Node<'_>, b: &Node<'_>, numbers: Numbers) -> bool {
+    match (a.view().node(), b.view().node()) {
+        (Node::Object(a), Node::Object(b)) => {
             a.len() == b.len()
                 && a.iter().all(|(name, value)| b.get(name).is_some_and(|other| same(value, other, numbers)))
         }
-        (Kind::Array, Kind::Array) => {
-            let (mut a, mut b) = (a.clone(), b.clone());
-            let (Some(a), Some(b)) = (a.elements_mut(), b.elements_mut()) else { return false };
+        (Node::Array(a), Node::Array(b)) => {
             a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| same(a, b, numbers))
         }
-        (Kind::Text, Kind::Text) => decoded(a).is_some_and(|text| Some(text) == decoded(b)),
-        (Kind::Number, Kind::Number) => numbers == Numbers::ByValue && same_number(a, b),
         _ => false,
     }
 }

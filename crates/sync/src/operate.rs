@@ -9,19 +9,51 @@ use std::borrow::Cow;
 
 type Rule = &'static str;
 
+/// What the operations of a call may cost: about the bytes that they look at, beyond finding their places. Most cost
+/// next to nothing; a thousand that each search a large array would hold up everybody else.
+const WORK: usize = 32 << 20;
+/// What moving one element costs.
+const MOVING: usize = 8;
+/// What looking into one value costs, beside its bytes.
+const LOOKING: usize = 64;
+
+/// What operations may cost, and whether it matters in which order the members of objects stand afterwards.
+pub enum Work {
+    /// A client's: so much is left of it, and members keep their order.
+    Bounded(usize),
+    /// Our own, on the way back to an earlier revision: as many as the revision changed, none of which searches.
+    Reversing,
+}
+
+impl Work {
+    /// What a client's call may cost.
+    pub fn bounded() -> Self {
+        Self::Bounded(WORK)
+    }
+
+    fn spend(&mut self, cost: usize) -> Result<(), Rule> {
+        if let Self::Bounded(left) = self {
+            *left = left.checked_sub(cost).ok_or(TOO_MUCH)?;
+        }
+        Ok(())
+    }
+}
+
 const NO_CONTAINER: Rule = "the path leads through something that is neither an object nor an array";
 const NO_INDEX: Rule = "the path names an element of an array that is not there";
 const NO_ARRAY: Rule = "what stands at the path is not an array";
 const NO_NUMBER: Rule = "what stands at the path is not a number";
 const NO_OBJECT: Rule = "what stands at the path is not an object";
+/// The rule whose breach is a limit.
+pub const TOO_MUCH: Rule = "the operations search or move too much of the document for one call";
 const NO_SUM: Rule = "the sum is a number that no 64-bit float can hold";
 
 /// Carries out one operation.
-pub fn operate<'a>(root: &mut Node<'a>, operation: &'a Operation) -> Result<(), Rule> {
+pub fn operate<'a>(root: &mut Node<'a>, operation: &'a Operation, work: &mut Work) -> Result<(), Rule> {
     let (parts, value) = (operation.at.parts(), Node::of(&operation.value));
     match operation.op {
         Op::Set => set(root, parts, value),
-        Op::Unset => unset(root, parts),
+        Op::Unset => unset(root, parts, work),
         Op::Increment => match find(root, parts)? {
             Some(target) => increment(target, &operation.value),
             None => set(root, parts, value),
@@ -33,13 +65,10 @@ pub fn operate<'a>(root: &mut Node<'a>, operation: &'a Operation) -> Result<(), 
             }
             None => set(root, parts, Node::Array(vec![value])),
         },
-        Op::Pull => {
-            if let Some(target) = find(root, parts)? {
-                let elements = target.elements_mut().ok_or(NO_ARRAY)?;
-                elements.retain(|element| !same(element, &value, Numbers::ByValue));
-            }
-            Ok(())
-        }
+        Op::Pull => match find(root, parts)? {
+            Some(target) => pull(target.elements_mut().ok_or(NO_ARRAY)?, value, work),
+            None => Ok(()),
+        },
         Op::Merge => match find(root, parts)? {
             Some(target) if target.kind() != Kind::Object => Err(NO_OBJECT),
             Some(target) => {
@@ -105,17 +134,41 @@ fn set<'a>(root: &mut Node<'a>, parts: &'a [String], value: Node<'a>) -> Result<
     Ok(())
 }
 
+/// Removes all elements that are equal to `value`.
+fn pull<'a>(elements: &mut Vec<Node<'a>>, mut value: Node<'a>, work: &mut Work) -> Result<(), Rule> {
+    work.spend(elements.iter().map(weight).sum())?;
+    value.unfold_whole();
+    elements.retain(|element| !same(element, &value, Numbers::ByValue));
+    Ok(())
+}
+
+/// About the bytes of a value.
+fn weight(node: &Node<'_>) -> usize {
+    match node {
+        Node::Raw(text) => LOOKING + text.len(),
+        Node::Array(elements) => LOOKING + elements.iter().map(weight).sum::<usize>(),
+        Node::Object(members) => {
+            LOOKING + members.iter().map(|(name, value)| name.len() + weight(value)).sum::<usize>()
+        }
+    }
+}
+
 /// Removes what stands at the path; nothing where nothing does.
-fn unset(root: &mut Node<'_>, parts: &[String]) -> Result<(), Rule> {
+fn unset(root: &mut Node<'_>, parts: &[String], work: &mut Work) -> Result<(), Rule> {
     let Some((last, way)) = parts.split_last() else { return Err(NO_OBJECT) };
     let Some(parent) = find(root, way)? else { return Ok(()) };
     parent.unfold();
     match parent {
         Node::Object(members) => {
-            members.shift_remove(last.as_str());
+            work.spend(members.len() * MOVING)?;
+            match work {
+                Work::Bounded(_) => members.shift_remove(last.as_str()),
+                Work::Reversing => members.swap_remove(last.as_str()),
+            };
         }
         Node::Array(elements) => match index(last) {
             Some(index) if index < elements.len() => {
+                work.spend(elements.len() * MOVING)?;
                 elements.remove(index);
             }
             _ => return Err(NO_INDEX),

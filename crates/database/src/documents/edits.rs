@@ -14,8 +14,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// How many edits share a transaction at most: each may hold a document, its diff and its event in memory.
 pub(crate) const MAX_EDITS: usize = 64;
-/// Bytes of documents from which on editing them is too much work between two turns of a task.
-const MUCH: usize = 256 << 10;
 /// Revisions beyond those that are kept are removed whenever a document's revision passes a multiple of this.
 const PRUNE_EVERY: u64 = 16;
 
@@ -47,9 +45,7 @@ impl Edits {
             return Ok(Self::default());
         }
         let found = lock(tx, requests.iter().map(|request| &request.key).collect()).await?;
-        if found.values().map(|document| document.data.as_str().len()).sum::<usize>() < MUCH {
-            return Ok(apply(requests, found));
-        }
+        // Large documents are more work than a task may do between two turns.
         let edited = tokio::task::spawn_blocking(move || apply(requests, found)).await;
         // Only an edit that panics gets here; its transaction ends, and the others' are tried by themselves.
         edited.map_err(|error| sqlx::Error::Decode(Box::new(error)))

@@ -1,5 +1,7 @@
 //! The document store's contract on PostgreSQL, and what only PostgreSQL can get wrong.
 
+mod trouble;
+
 use database::{
     documents::PostgresDocumentStore,
     event_log::{LogSettings, PostgresEventLog},
@@ -17,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 /// Keeps the store and the instances alive for a test.
 pub struct Guard {
     _tasks: JoinSet<()>,
-    _database: TestDatabase,
+    database: TestDatabase,
 }
 
 async fn start() -> (Guard, Instance, Instance) {
@@ -40,7 +42,7 @@ async fn start() -> (Guard, Instance, Instance) {
         Instance { store, events: Arc::new(move |scope, topic| Box::pin(events(log.clone(), scope, topic))) }
     };
     let (first, second) = (instance(), instance());
-    (Guard { _tasks: tasks, _database: database }, first, second)
+    (Guard { _tasks: tasks, database }, first, second)
 }
 
 async fn events(log: Arc<PostgresEventLog>, scope: Scope, topic: TopicName) -> Vec<SeenEvent> {

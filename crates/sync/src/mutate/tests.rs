@@ -49,6 +49,19 @@ fn a_thousand_operations_and_no_more() {
 }
 
 #[test]
+fn a_call_that_is_too_much_work_is_refused() {
+    let data = format!("{{\"list\":[{}]}}", vec![format!("\"{}\"", "x".repeat(1_000)); 600].join(","));
+    let many = |operation: &str, count| format!("[{}]", vec![operation; count].join(","));
+    let pull = r#"{"op":"pull","path":"/list","value":1}"#;
+    assert_eq!(apply(&data, &many(pull, 10)).expect("a few are fine"), data);
+    let problem = apply(&data, &many(pull, 1_000)).expect_err("a thousand are not");
+    assert_eq!((problem.kind, problem.code), (ErrorKind::TooLarge, "LIMIT_EXCEEDED"));
+    let data = format!("{{\"list\":[{}]}}", vec!["1"; 20_000].join(","));
+    let unset = r#"{"op":"unset","path":"/list/0"}"#;
+    assert_eq!(apply(&data, &many(unset, 1_000)).expect_err("moves too much").code, "LIMIT_EXCEEDED");
+}
+
+#[test]
 fn what_fails_changes_nothing_and_names_its_index() {
     let problem =
         apply(r#"{"a":1}"#, r#"[{"op":"set","path":"/b","value":2},{"op":"push","path":"/a","value":1}]"#)
