@@ -26,6 +26,7 @@ struct InFlight {
     future: BoxFuture<'static, Result<Vec<RouteReport>, LogError>>,
     covers: u64,
     acknowledged: Acknowledged,
+    oldest_ms: i64,
 }
 
 /// The events between the stream and the log.
@@ -40,6 +41,8 @@ pub(crate) struct Appends {
     finished: u64,
     confirmed: u64,
     commit_ms: i64,
+    /// When the oldest of `waiting` was committed.
+    oldest_ms: i64,
     in_transaction: bool,
 }
 
@@ -55,6 +58,7 @@ impl Appends {
             finished: 0,
             confirmed: 0,
             commit_ms: 0,
+            oldest_ms: 0,
             in_transaction: false,
         }
     }
@@ -67,6 +71,9 @@ impl Appends {
 
     /// An event of the open transaction.
     pub fn push(&mut self, event: Routed) {
+        if self.waiting.is_empty() {
+            self.oldest_ms = self.commit_ms;
+        }
         self.bytes += event.draft.payload.as_str().len() + event.draft.extra_metadata.len();
         self.waiting.push(event);
     }
@@ -109,6 +116,12 @@ impl Appends {
         self.in_flight.is_none() && self.waiting.is_empty()
     }
 
+    /// When the oldest transaction on its way was committed, Unix milliseconds.
+    pub fn oldest_ms(&self) -> Option<i64> {
+        let waiting = (!self.waiting.is_empty()).then_some(self.oldest_ms);
+        self.in_flight.as_ref().map(|in_flight| in_flight.oldest_ms).or(waiting)
+    }
+
     /// Up to where the target may forget.
     pub fn confirmed(&self) -> u64 {
         self.confirmed
@@ -133,7 +146,8 @@ impl Appends {
             self.waiting.iter().map(|e| e.draft.payload.as_str().len() + e.draft.extra_metadata.len()).sum();
         let acknowledged = Acknowledged { events: batch.len(), commit_ms: self.commit_ms };
         let future = self.router.route(batch);
-        self.in_flight = Some(InFlight { future, covers: self.finished, acknowledged });
+        let oldest_ms = std::mem::replace(&mut self.oldest_ms, self.commit_ms);
+        self.in_flight = Some(InFlight { future, covers: self.finished, acknowledged, oldest_ms });
     }
 
     /// Waits for the append under way; for ever where there is none. Dropping it leaves the append under way.

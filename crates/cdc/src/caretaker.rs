@@ -10,7 +10,7 @@ use crate::{
     service::Origin,
     status::{Status, lsn_text},
     target::{
-        self, Identity, Names,
+        self, Identity, Names, inspect,
         publication::{self, Manage, Standing},
         slot,
     },
@@ -44,6 +44,8 @@ const REFUSED_AGAIN: Duration = Duration::from_secs(2);
 const LOCK_AGAIN: Duration = Duration::from_secs(1);
 /// How often it looks whether publication, tables and types are still as they were.
 const RECHECK: Duration = Duration::from_secs(30);
+/// How often it looks how much log the target keeps for the slot.
+const WATCH: Duration = Duration::from_secs(2);
 /// How often a slot that lags behind other databases' log is moved by a heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// The lag from which a heartbeat is worth it: one segment.
@@ -80,6 +82,7 @@ pub(crate) struct Caretaker {
     look_again: Instant,
     lock_wait: Duration,
     heartbeat_due: Instant,
+    watch_due: Instant,
 }
 
 impl Caretaker {
@@ -97,6 +100,7 @@ impl Caretaker {
             look_again: Instant::now(),
             lock_wait: LOCK_AGAIN,
             heartbeat_due: Instant::now(),
+            watch_due: Instant::now(),
         }
     }
 
@@ -168,6 +172,9 @@ impl Caretaker {
             }
             self.seen = Some(version);
         }
+        if Instant::now() >= self.watch_due {
+            self.watch_slot().await?;
+        }
         if Instant::now() >= self.heartbeat_due {
             self.heartbeat_due = Instant::now() + HEARTBEAT;
             if self.status.lag_bytes() > HEARTBEAT_LAG && self.status.lag_ms.load(Ordering::Relaxed) == 0 {
@@ -175,6 +182,18 @@ impl Caretaker {
             }
         }
         Ok(true)
+    }
+
+    /// Looks how much of its log the target keeps for the slot.
+    ///
+    /// # Errors
+    /// The trouble that keeps it from it.
+    pub async fn watch_slot(&mut self) -> Result<(), Trouble> {
+        self.watch_due = Instant::now() + WATCH;
+        let name = self.charge.names.slot.clone();
+        let retained = target::limited(inspect::retained(self.control().await?, &name)).await?;
+        self.status.set_retained(retained);
+        Ok(())
     }
 
     async fn control(&mut self) -> Result<&mut PgConnection, Trouble> {

@@ -102,6 +102,11 @@ pub struct RelationMessage<'a> {
 }
 
 impl RelationMessage<'_> {
+    /// The types of its columns.
+    pub fn types(&self) -> impl Iterator<Item = u32> {
+        self.columns.iter().map(|(_, _, oid)| *oid)
+    }
+
     /// The relation, with `own` telling what the database's own types stand for.
     pub fn to_relation(&self, own: &OwnTypes) -> Relation {
         let column = |&(key, name, oid): &(bool, &str, u32)| Column {

@@ -70,18 +70,20 @@ struct Described {
     fitted: Vec<Fitted>,
 }
 
-/// A mapping that does not fit its table.
+/// Whether a mapping fits its table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Misfit {
+pub(crate) struct Fit {
     pub scope: Scope,
     pub mapping: MappingId,
-    pub reason: String,
+    /// What does not fit.
+    pub misfit: Option<String>,
 }
 
 /// The relations of a stream with the mappings that look at them.
 pub(crate) struct Relations {
     plan: Arc<Plan>,
     described: HashMap<u32, Described>,
+    has_news: bool,
     kinds: [Arc<str>; 3],
 }
 
@@ -92,24 +94,40 @@ impl Relations {
         Self {
             plan,
             described: HashMap::new(),
+            has_news: false,
             kinds: kinds.map(|operation| format!("database.{operation}").into()),
         }
     }
 
-    /// From here on `plan` holds. Answers the mappings that do not fit.
-    pub fn adopt(&mut self, plan: Arc<Plan>) -> Result<Vec<Misfit>, Malformed> {
+    /// From here on `plan` holds. Answers how its mappings fit the tables that are described.
+    pub fn adopt(&mut self, plan: Arc<Plan>) -> Result<Vec<Fit>, Malformed> {
         self.plan = plan;
+        self.has_news = false;
         let messages: Vec<Bytes> = self.described.drain().map(|(_, described)| described.message).collect();
-        let mut misfits = Vec::new();
+        let mut fits = Vec::new();
         for message in messages {
-            misfits.extend(self.describe(message)?);
+            fits.extend(self.describe(message)?);
         }
-        Ok(misfits)
+        Ok(fits)
     }
 
-    /// Takes in a relation message. Answers the mappings that do not fit.
-    pub fn describe(&mut self, message: Bytes) -> Result<Vec<Misfit>, Malformed> {
+    /// From here on the database's own types are `own`; see [`Relations::adopt`].
+    pub fn learn(&mut self, own: OwnTypes) -> Result<Vec<Fit>, Malformed> {
+        let fits = self.adopt(Arc::new(Plan { mappings: self.plan.mappings.clone(), own_types: own }))?;
+        // What is still not known has gone since.
+        self.has_news = false;
+        Ok(fits)
+    }
+
+    /// Whether a described table has a type of the database's own that was not there when the types were asked for.
+    pub fn has_news(&self) -> bool {
+        self.has_news
+    }
+
+    /// Takes in a relation message. Answers how its mappings fit.
+    pub fn describe(&mut self, message: Bytes) -> Result<Vec<Fit>, Malformed> {
         let Message::Relation(parsed) = Message::parse(&message)? else { return Ok(Vec::new()) };
+        self.has_news |= parsed.types().any(|oid| !self.plan.own_types.covers(oid));
         let relation = parsed.to_relation(&self.plan.own_types);
         let mut fitted: Vec<Fitted> = self
             .plan
@@ -120,9 +138,9 @@ impl Relations {
             .collect();
         // Positions within one change only grow in this order.
         fitted.sort_by(|a, b| a.position.cmp(&b.position));
-        let misfits = fitted.iter().filter_map(|fitted| fitted.misfit(&relation)).collect();
+        let fits = fitted.iter().map(|fitted| fitted.fit(&relation)).collect();
         self.described.insert(relation.oid, Described { message, relation, fitted });
-        Ok(misfits)
+        Ok(fits)
     }
 
     /// The relation of a row change.
@@ -239,9 +257,9 @@ impl Fitted {
         results.push((self.scope.clone(), result));
     }
 
-    fn misfit(&self, relation: &Relation) -> Option<Misfit> {
-        let reason = self.compiled.misfit(relation)?;
-        Some(Misfit { scope: self.scope.clone(), mapping: self.mapping.clone(), reason })
+    fn fit(&self, relation: &Relation) -> Fit {
+        let misfit = self.compiled.misfit(relation);
+        Fit { scope: self.scope.clone(), mapping: self.mapping.clone(), misfit }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     snapshots::{Snapshots, ToStream},
     status::Status,
     stream::{Frame, Opening, ReplicationStream},
-    target::Names,
+    target::{self, Names, TargetUrl},
     trouble::{OTHER_CLUSTER, Trouble},
 };
 use bytes::Bytes;
@@ -135,6 +135,10 @@ impl Reader {
             failures = if begun.elapsed() > HEALTHY { 1 } else { failures + 1 };
             tracing::warn!(%trouble, cdc.slot = %self.names.slot, failures, "the reader stopped reading; it tries again");
             self.status.set(ReaderState::Error, Some(trouble));
+            // While nothing is read the target keeps more and more for the slot.
+            if let Err(trouble) = self.caretaker.watch_slot().await {
+                tracing::debug!(%trouble, "cannot look at the slot");
+            }
             tokio::time::sleep(backoff(failures)).await;
         }
     }
@@ -196,6 +200,7 @@ struct Session {
     plan: watch::Receiver<Arc<Plan>>,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
+    url: TargetUrl,
     source: Arc<str>,
     slot: String,
     term: u64,
@@ -228,6 +233,7 @@ impl Session {
             plan,
             status: reader.status.clone(),
             metrics: reader.metrics.clone(),
+            url: reader.caretaker.charge.group.url.clone(),
             source: source.into(),
             slot: reader.names.slot.clone(),
             term: reader.term,
@@ -286,6 +292,9 @@ impl Session {
             Frame::Message { bytes, wal_end } => {
                 self.status.wal_end.fetch_max(wal_end, Ordering::Relaxed);
                 self.message(bytes)?;
+                if self.relations.has_news() {
+                    self.learn_types().await?;
+                }
             }
             Frame::Keepalive { wal_end, reply } => {
                 self.status.wal_end.fetch_max(wal_end, Ordering::Relaxed);
@@ -309,10 +318,8 @@ impl Session {
             }
             Message::Commit { end_lsn } => self.appends.commit(end_lsn),
             Message::Relation(_) => {
-                let misfits = self.relations.describe(bytes.clone())?;
-                if !misfits.is_empty() {
-                    self.status.set_misfits(misfits, false);
-                }
+                let fits = self.relations.describe(bytes.clone())?;
+                self.status.set_fits(fits);
             }
             Message::Insert { .. } | Message::Update { .. } | Message::Delete { .. } => self.row(&message),
             Message::Logical { prefix, content } => {
@@ -346,12 +353,21 @@ impl Session {
         self.rows += 1;
     }
 
+    /// Asks for the database's own types: one has come since they were asked for, and the next row may hold it.
+    async fn learn_types(&mut self) -> Result<(), Failure> {
+        let url = self.url.clone();
+        let asked = async { target::own_types(&mut target::connect(&url).await?).await };
+        let fits = self.relations.learn(target::limited(asked).await?)?;
+        self.status.set_fits(fits);
+        Ok(())
+    }
+
     /// Takes up a new plan, between transactions.
     fn adopt_plan(&mut self) -> Result<(), Failure> {
         if self.plan.has_changed().unwrap_or(false) {
             let plan = self.plan.borrow_and_update().clone();
-            let misfits = self.relations.adopt(plan)?;
-            self.status.set_misfits(misfits, true);
+            let fits = self.relations.adopt(plan)?;
+            self.status.set_fits(fits);
         }
         Ok(())
     }
@@ -366,6 +382,10 @@ impl Session {
             self.metrics.cdc_failed.inc_by(tally.failed);
         }
         self.status.confirmed.store(self.appends.confirmed(), Ordering::Relaxed);
+        if let Some(oldest) = self.appends.oldest_ms() {
+            // What waits is late already, though nobody knows how late it will be.
+            self.status.lag_ms.fetch_max(now_ms() - oldest, Ordering::Relaxed);
+        }
         self.recorder.confirmed(self.appends.confirmed());
         self.snapshots.confirmed(self.appends.confirmed());
         if self.appends.is_quiet() {

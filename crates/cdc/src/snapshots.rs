@@ -13,6 +13,7 @@ use crate::{
 };
 use event_log::{Identity, SourcePosition};
 use event_router::Routed;
+use sha2::{Digest, Sha256};
 use shared_types::{
     Draft, EventId, MappingId, Operation, Scope, Source, ids::derived_id, mapping::MappingDefinition,
 };
@@ -228,8 +229,11 @@ impl Snapshots {
     }
 }
 
-/// The events of a chunk's rows, without those that have changed. The last one's position is behind all others of
-/// the chunk, whatever number it has: a chunk that is sent again is recognized as a whole.
+/// The events of a chunk's rows, without those that have changed.
+///
+/// Their order within the chunk, and so their positions, come from their keys alone: of a chunk of which only a part
+/// was appended before its leader died, and which is read again when other rows have changed, the log recognizes
+/// exactly that part.
 fn events(
     chunk: &ReadChunk,
     changed: &HashSet<Vec<Option<Box<[u8]>>>>,
@@ -252,7 +256,7 @@ fn events(
             row.iter().map(|text| text.as_deref().map_or(Cell::Null, Cell::Text)).collect();
         let change = RowChange { relation, operation: Operation::Insert, new: &cells, old: OldRow::None };
         let Decision::Fires { payload, metadata } = compiled.snapshot(&change) else { continue };
-        let at = SourcePosition { lsn: *number, ordinal: events.len() as u64, mapping: mapping.clone() };
+        let at = SourcePosition { lsn: *number, ordinal: place(&key), mapping: mapping.clone() };
         let draft = Draft {
             topic: definition.topic.clone(),
             source: Source::Database,
@@ -265,10 +269,24 @@ fn events(
         let identity = Identity::Positioned { source: source.clone(), term, at };
         events.push(Routed { scope: scope.clone(), draft, identity });
     }
-    if let Some(Routed { identity: Identity::Positioned { at, .. }, .. }) = events.last_mut() {
-        at.ordinal = i64::MAX as u64;
-    }
+    events.sort_by_key(|event| match &event.identity {
+        Identity::Positioned { at, .. } => at.ordinal,
+        Identity::Unique | Identity::Keyed { .. } => 0,
+    });
     events
+}
+
+/// Where a row stands within its chunk, by its key: a number of 63 bits.
+fn place(key: &[Option<Box<[u8]>>]) -> u64 {
+    let mut hash = Sha256::new();
+    for part in key {
+        let part = part.as_deref().unwrap_or_default();
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.finalize()[..8]);
+    u64::from_be_bytes(first) >> 1
 }
 
 /// The same for each (run, key).
@@ -282,3 +300,6 @@ fn event_id(run: &str, key: &[Option<Box<[u8]>>]) -> EventId {
     }
     EventId::from_stored(derived_id("evt", 0, &parts))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,11 @@
 //! What a reader says of itself: kept in memory, written to the platform's database now and then and on change.
 
-use crate::{plan::Misfit, target::Names, trouble::Trouble};
+use crate::{
+    plan::Fit,
+    preflight::RETAINED_WARNING,
+    target::{Names, inspect::Retained},
+    trouble::Trouble,
+};
 use database::{
     Pool,
     tables::cdc::{Gap, MappingState, MappingStatus, ReaderState, ReaderStatus, StatusWriter, write_status},
@@ -36,6 +41,7 @@ struct Shown {
     mappings: BTreeMap<(Scope, MappingId), MappingStatus>,
     misfits: BTreeMap<(Scope, MappingId), String>,
     gap: Option<Gap>,
+    retained: Option<Retained>,
 }
 
 /// What the tasks of one reader know of it.
@@ -89,14 +95,40 @@ impl Status {
         self.changed.notify_one();
     }
 
-    /// Mappings that do not fit their tables, after all have been fitted anew or one table has been described.
-    pub fn set_misfits(&self, misfits: Vec<Misfit>, anew: bool) {
+    /// How mappings fit their tables, as the stream described these last.
+    pub fn set_fits(&self, fits: Vec<Fit>) {
         let mut shown = self.shown.lock();
-        if anew {
-            shown.misfits.clear();
+        for Fit { scope, mapping, misfit } in fits {
+            match misfit {
+                Some(reason) => shown.misfits.insert((scope, mapping), reason),
+                None => shown.misfits.remove(&(scope, mapping)),
+            };
         }
-        shown.misfits.extend(misfits.into_iter().map(|m| ((m.scope, m.mapping), m.reason)));
         self.changed.notify_one();
+    }
+
+    /// How much of the target's log the slot keeps, where that is known.
+    pub fn set_retained(&self, retained: Option<Retained>) {
+        let mut shown = self.shown.lock();
+        if let Some(retained) = retained {
+            let here = u64::try_from(retained.here).unwrap_or(0);
+            self.wal_end.fetch_max(here, Ordering::Relaxed);
+            let crosses =
+                |retained: Retained| retained.share().is_some_and(|share| share >= RETAINED_WARNING);
+            if crosses(retained) && !shown.retained.is_some_and(crosses) {
+                let bytes = retained.retained_bytes;
+                tracing::warn!(
+                    cdc.retained_bytes = bytes,
+                    "the slot nears the limit of what the target keeps for it"
+                );
+            }
+        }
+        shown.retained = retained;
+    }
+
+    /// See [`Status::set_retained`].
+    pub fn retained(&self) -> Option<Retained> {
+        self.shown.lock().retained
     }
 
     /// Changes were lost.
@@ -117,14 +149,17 @@ impl Status {
         let confirmed = self.confirmed.load(Ordering::Relaxed);
         let streams = shown.state == ReaderState::Streaming;
         let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let trouble = shown.trouble.clone().or_else(|| shown.danger());
         ReaderStatus {
             state: shown.state,
-            code: shown.trouble.as_ref().map(|t| t.code.to_owned()),
-            message: shown.trouble.as_ref().map(|t| t.message.clone()),
-            cure: shown.trouble.as_ref().map(|t| t.cure.clone()),
+            code: trouble.as_ref().map(|t| t.code.to_owned()),
+            message: trouble.as_ref().map(|t| t.message.clone()),
+            cure: trouble.map(|t| t.cure),
             slot: Some(names.slot.clone()),
             publication: Some(names.publication.clone()),
             lag_bytes: (confirmed > 0).then(|| signed(self.lag_bytes())),
+            retained_bytes: shown.retained.map(|retained| retained.retained_bytes),
+            retained_share: shown.retained.and_then(|retained| retained.share()),
             lag_seconds: streams.then(|| self.lag_ms.load(Ordering::Relaxed) as f64 / 1000.0),
             last_lsn: (confirmed > 0).then(|| lsn_text(confirmed)),
             rows_per_second: rate,
@@ -144,6 +179,22 @@ impl Status {
 }
 
 impl Shown {
+    /// The slot is about to lose what it has not read.
+    fn danger(&self) -> Option<Trouble> {
+        let retained = self.retained?;
+        let share = retained.share().filter(|share| *share >= RETAINED_WARNING)?;
+        let message = format!(
+            "the slot keeps {} MiB of log, {:.0} % of max_slot_wal_keep_size: past 100 % changes are lost",
+            retained.retained_bytes / (1 << 20),
+            share * 100.0
+        );
+        Some(Trouble::new(
+            "SLOT_RETAINS",
+            message,
+            "see why it is not read faster, or raise max_slot_wal_keep_size",
+        ))
+    }
+
     /// A mapping's status, with what does not fit.
     fn fitting(&self, key: &(Scope, MappingId), status: &MappingStatus) -> MappingStatus {
         match self.misfits.get(key) {
@@ -201,6 +252,10 @@ impl StatusTask {
     pub async fn write(&self, rate: f64) {
         let seconds = self.status.lag_ms.load(Ordering::Relaxed) as f64 / 1000.0;
         self.metrics.set_cdc_lag(&self.names.slot, seconds, self.status.lag_bytes());
+        if let Some(retained) = self.status.retained() {
+            let bytes = u64::try_from(retained.retained_bytes).unwrap_or(0);
+            self.metrics.set_cdc_retained(&self.names.slot, retained.share().unwrap_or(0.0), bytes);
+        }
         for scope in &self.scopes {
             let status = self.status.of_scope(scope, &self.names, &self.holder, rate);
             if let Err(error) = write_status(&self.pool, scope, StatusWriter::Leader, &status).await {

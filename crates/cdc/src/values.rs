@@ -40,12 +40,21 @@ pub enum Kind {
 
 /// Types that a database defines itself and that stand for another: domains, and arrays of own types.
 #[derive(Clone, Debug, Default)]
-pub struct OwnTypes(HashMap<u32, Kind>);
+pub struct OwnTypes {
+    kinds: HashMap<u32, Kind>,
+    /// The highest type there was.
+    newest: u32,
+}
+
+/// Types below are the server's own.
+const FIRST_OWN: u32 = 16_384;
 
 impl OwnTypes {
-    /// Reads `(type, base type of a domain or 0, element type of an array or 0)`.
+    /// Reads `(type, base type of a domain or 0, element type of an array or 0)`; types that are neither may be among
+    /// them.
     pub fn new(rows: &[(u32, u32, u32)]) -> Self {
-        let mut types = Self::default();
+        let newest = rows.iter().map(|(oid, ..)| *oid).max().unwrap_or(0);
+        let mut types = Self { kinds: HashMap::new(), newest };
         // Domains over domains and arrays of domains resolve from the inside out, in as many passes as they nest.
         for _ in 0..4 {
             for &(oid, base, element) in rows {
@@ -54,10 +63,15 @@ impl OwnTypes {
                     (0, element) => Kind::Array(Box::new(Kind::of(element, &types))),
                     (base, _) => Kind::of(base, &types),
                 };
-                types.0.insert(oid, kind);
+                types.kinds.insert(oid, kind);
             }
         }
         types
+    }
+
+    /// Whether `oid` was among the types that were asked for, or is one of the server's.
+    pub fn covers(&self, oid: u32) -> bool {
+        oid < FIRST_OWN || oid <= self.newest
     }
 }
 
@@ -78,7 +92,7 @@ impl Kind {
             1185 => 1184,
             1182 => 1082,
             1002 | 1003 | 1009 | 1014 | 1015 | 1183 | 1187 | 1270 | 2951 | 1040 | 1041 | 651 => 25,
-            _ => return own.0.get(&oid).cloned().unwrap_or(Self::Text),
+            _ => return own.kinds.get(&oid).cloned().unwrap_or(Self::Text),
         };
         Self::Array(Box::new(Self::scalar(element).unwrap_or(Self::Text)))
     }

@@ -105,6 +105,7 @@ pub struct Metrics {
     queue_depth: IntGaugeVec,
     webhook_deliveries: IntCounterVec,
     cdc_lag: WorstLag,
+    cdc_retained: WorstLag,
     outbox_lag: WorstLag,
     /// `realtime_outbox_events_total`: rows of outboxes that became events.
     pub outbox_events: IntCounter,
@@ -190,6 +191,18 @@ impl Metrics {
                     r,
                     "realtime_cdc_lag_bytes",
                     "Write-ahead log not yet confirmed, slowest target",
+                ),
+            ),
+            cdc_retained: WorstLag::new(
+                registry::float_gauge(
+                    r,
+                    "realtime_cdc_retained_ratio",
+                    "Write-ahead log that a target keeps for its slot, as a share of what it may keep, worst target",
+                ),
+                registry::gauge(
+                    r,
+                    "realtime_cdc_retained_bytes",
+                    "Write-ahead log that a target keeps for its slot, worst target",
                 ),
             ),
             outbox_lag: WorstLag::new(
@@ -362,6 +375,12 @@ impl Metrics {
     /// Forgets a target that this process no longer reads, so that its last lag does not stay for ever.
     pub fn clear_cdc_lag(&self, slot: &str) {
         self.cdc_lag.clear(slot);
+        self.cdc_retained.clear(slot);
+    }
+
+    /// Records how much log one target keeps for its slot; the gauges show the worst.
+    pub fn set_cdc_retained(&self, slot: &str, share: f64, bytes: u64) {
+        self.cdc_retained.set(slot, share, bytes);
     }
 
     /// Records how one outbox stands; the gauges show the slowest and the fullest one.

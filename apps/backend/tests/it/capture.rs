@@ -194,6 +194,32 @@ async fn what_became_of_row_changes_is_listed_by_scope() {
 }
 
 #[tokio::test]
+async fn a_backfill_is_asked_for_shown_and_ended() {
+    let server = Server::start().await;
+    let editor = server.person(Role::Editor, None).await;
+    let id = made(&server, &editor).await;
+    let path = format!("/api/database/mappings/{id}/backfill");
+    server.get(&path).by(&editor).send().await.refused(404, "NOT_FOUND");
+    let asked = server.call(Method::POST, &path).by(&editor).send().await;
+    assert_eq!(asked.status, 202);
+    let asked = asked.ok();
+    assert_eq!(
+        (&asked["state"], &asked["rowsSent"], &asked["reason"]),
+        (&json!("pending"), &json!(0), &json!("requested"))
+    );
+    assert_eq!(server.get(&path).by(&editor).send().await.ok(), asked);
+    server.call(Method::POST, &path).by(&editor).send().await.refused(409, "BACKFILL_UNDER_WAY");
+    assert_eq!(server.delete(&path).by(&editor).send().await.ok()["state"], "cancelled");
+    server.delete(&path).by(&editor).send().await.refused(404, "NOT_FOUND");
+    let subscriptions = server.get("/api/database/subscriptions").by(&editor).send().await.ok();
+    let off = format!("/api/database/subscriptions/{}/deactivate", subscriptions[0]["id"].as_str().unwrap());
+    server.call(Method::POST, off).by(&editor).send().await.ok();
+    server.call(Method::POST, &path).by(&editor).send().await.refused(409, "MAPPING_INACTIVE");
+    let none = "/api/database/mappings/map_none/backfill";
+    server.call(Method::POST, none).by(&editor).send().await.refused(404, "NOT_FOUND");
+}
+
+#[tokio::test]
 async fn the_preflight_says_what_is_missing() {
     let server = Server::start().await;
     let root = server.root().await;

@@ -41,7 +41,7 @@ async fn nothing_is_confirmed_before_it_is_appended() {
     let mut appends = appends(&log);
     transaction(&mut appends, 10, 2);
     appends.start();
-    assert_eq!((appends.confirmed(), appends.is_in_flight()), (0, true));
+    assert_eq!((appends.confirmed(), appends.is_in_flight(), appends.oldest_ms()), (0, true, Some(1)));
     // What is read meanwhile waits, and a keepalive does not confirm past it.
     transaction(&mut appends, 20, 1);
     transaction(&mut appends, 30, 0);
@@ -52,7 +52,7 @@ async fn nothing_is_confirmed_before_it_is_appended() {
     appends.start();
     log.let_through(1);
     appends.settled().await.unwrap();
-    assert_eq!((appends.confirmed(), appends.is_quiet()), (99, true));
+    assert_eq!((appends.confirmed(), appends.is_quiet(), appends.oldest_ms()), (99, true, None));
     assert_eq!(log.batches(), [2, 1]);
 }
 

@@ -21,6 +21,14 @@ pub(crate) struct Keyed {
     pub estimate: Option<i64>,
 }
 
+#[cfg(test)]
+impl Keyed {
+    /// A table with `key`.
+    pub fn of(relation: Relation, key: Vec<(usize, String)>) -> Self {
+        Self { relation, key, partitioned: false, estimate: None }
+    }
+}
+
 /// Rows of one snapshot.
 #[derive(Debug)]
 pub(crate) struct Chunk {

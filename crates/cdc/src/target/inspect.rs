@@ -67,8 +67,8 @@ pub(crate) async fn server(connection: &mut PgConnection) -> Result<ServerFacts,
 pub(crate) struct Retained {
     /// Bytes of the log that the slot keeps from being removed.
     pub retained_bytes: i64,
-    /// Bytes of the log that are not confirmed.
-    pub behind_bytes: i64,
+    /// The end of the log.
+    pub here: i64,
     /// `max_slot_wal_keep_size` in bytes; negative for no limit.
     pub keep_bytes: i64,
 }
@@ -87,12 +87,12 @@ impl Retained {
 pub(crate) async fn retained(connection: &mut PgConnection, name: &str) -> Result<Option<Retained>, Trouble> {
     let sql = "
         select pg_wal_lsn_diff(here, restart_lsn)::bigint as retained_bytes,
-            pg_wal_lsn_diff(here, confirmed_flush_lsn)::bigint as behind_bytes,
+            pg_wal_lsn_diff(here, '0/0')::bigint as here,
             (select case when setting::bigint < 0 then -1 else setting::bigint * 1024 * 1024 end
                 from pg_settings where name = 'max_slot_wal_keep_size') as keep_bytes
         from pg_replication_slots,
             lateral (select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end) wal (here)
-        where slot_name = $1 and restart_lsn is not null and confirmed_flush_lsn is not null";
+        where slot_name = $1 and restart_lsn is not null";
     Ok(sqlx::query_as(sql).bind(name).fetch_optional(connection).await?)
 }
 

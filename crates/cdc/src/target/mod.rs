@@ -102,14 +102,16 @@ pub(crate) async fn check_wal_level(connection: &mut PgConnection) -> Result<(),
     if level == "logical" { Ok(()) } else { Err(Trouble::wal_level(&level)) }
 }
 
-/// The database's own domains and arrays.
+/// The database's own types: domains and arrays with what they stand for.
 ///
 /// # Errors
 /// The trouble that keeps it from answering.
 pub(crate) async fn own_types(connection: &mut PgConnection) -> Result<OwnTypes, Trouble> {
     let sql = "
-        select oid::bigint, typbasetype::bigint, case when typcategory = 'A' then typelem else 0 end::bigint
-        from pg_type where oid >= 16384 and (typtype = 'd' or typcategory = 'A')";
+        select oid::bigint, case when typtype = 'd' then typbasetype else 0 end::bigint,
+            case when typcategory = 'A' then typelem else 0 end::bigint
+        from pg_type where oid >= 16384 and (typtype = 'd' or typcategory = 'A'
+            or oid = (select max(oid) from pg_type))";
     let rows: Vec<(i64, i64, i64)> = sqlx::query_as(sql).fetch_all(connection).await?;
     let oid = |n: i64| u32::try_from(n).unwrap_or(0);
     Ok(OwnTypes::new(&rows.into_iter().map(|(a, b, c)| (oid(a), oid(b), oid(c))).collect::<Vec<_>>()))

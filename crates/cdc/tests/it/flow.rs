@@ -231,8 +231,16 @@ async fn changed_columns_of_a_table_take_effect() {
     harness.sql("alter table orders add extra int default 7").await;
     harness.sql("insert into orders values (2, 'open')").await;
     assert_eq!(payload(&harness.events(2).await[1]), json!({ "id": 2, "extra": 7 }));
+    // What did not fit fits now, and that is said.
+    harness.live().await;
     harness.sql("alter table orders drop extra; insert into orders values (3, 'open')").await;
     assert_eq!(payload(&harness.events(3).await[2]), json!({ "id": 3 }));
+    // A type that did not exist when the reader began.
+    harness
+        .sql("create domain positive as int check (value > 0); alter table orders add extra positive[]")
+        .await;
+    harness.sql("insert into orders values (4, 'open', null, null, '{1,2}')").await;
+    assert_eq!(payload(&harness.events(4).await[3]), json!({ "id": 4, "extra": [1, 2] }));
     harness.finish(running).await;
 }
 

@@ -112,8 +112,12 @@ pub struct ReaderStatus {
     pub slot: Option<String>,
     /// The publication.
     pub publication: Option<String>,
-    /// Write-ahead log that the target keeps for the slot, in bytes.
+    /// Write-ahead log that is not confirmed, in bytes.
     pub lag_bytes: Option<i64>,
+    /// Write-ahead log that the target keeps for the slot, confirmed or not, in bytes.
+    pub retained_bytes: Option<i64>,
+    /// The same as a share of what it may keep (`max_slot_wal_keep_size`); past 1 changes are lost.
+    pub retained_share: Option<f64>,
     /// Seconds from a commit to its events' append.
     pub lag_seconds: Option<f64>,
     /// Up to where everything is appended.
@@ -143,6 +147,8 @@ struct StatusRow {
     slot: Option<String>,
     publication: Option<String>,
     lag_bytes: Option<i64>,
+    retained_bytes: Option<i64>,
+    retained_share: Option<f64>,
     lag_seconds: Option<f64>,
     last_lsn: Option<String>,
     rows_per_second: f64,
@@ -165,6 +171,8 @@ impl From<StatusRow> for ReaderStatus {
             slot: row.slot,
             publication: row.publication,
             lag_bytes: row.lag_bytes,
+            retained_bytes: row.retained_bytes,
+            retained_share: row.retained_share,
             lag_seconds: row.lag_seconds,
             last_lsn: row.last_lsn,
             rows_per_second: row.rows_per_second,
@@ -188,7 +196,7 @@ pub async fn status(
 ) -> Result<Option<ReaderStatus>, DatabaseError> {
     let sql = "
         select state, code, message, cure, slot, publication, lag_bytes, lag_seconds, last_lsn, rows_per_second,
-            rows_total, events_total, mappings, gap, leader,
+            rows_total, events_total, mappings, gap, leader, retained_bytes, retained_share,
             (extract(epoch from updated_at) * 1000)::bigint as updated_at
         from cdc_reader_status where application_id = $1 and environment = $2";
     let query = sqlx::query_as::<_, StatusRow>(sql).bind(scope.application().as_str());
@@ -217,8 +225,8 @@ pub async fn write_status(
     let sql = "
         insert into cdc_reader_status as s (application_id, environment, state, code, message, cure, slot,
             publication, lag_bytes, lag_seconds, last_lsn, rows_per_second, rows_total, events_total, mappings,
-            gap, leader, updated_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, now())
+            gap, leader, retained_bytes, retained_share, updated_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $19, $20, now())
         on conflict (application_id, environment) do update set
             state = excluded.state, code = excluded.code, message = excluded.message, cure = excluded.cure,
             slot = coalesce(excluded.slot, s.slot),
@@ -227,6 +235,7 @@ pub async fn write_status(
             last_lsn = coalesce(excluded.last_lsn, s.last_lsn), rows_per_second = excluded.rows_per_second,
             rows_total = excluded.rows_total, events_total = excluded.events_total,
             mappings = excluded.mappings, gap = coalesce(excluded.gap, s.gap), leader = excluded.leader,
+            retained_bytes = excluded.retained_bytes, retained_share = excluded.retained_share,
             updated_at = excluded.updated_at
         where $18 or s.updated_at < now() - interval '5 seconds'";
     sqlx::query(sql)
@@ -248,6 +257,8 @@ pub async fn write_status(
         .bind(status.gap.as_ref().map(Json))
         .bind(&status.leader)
         .bind(writer == StatusWriter::Leader)
+        .bind(status.retained_bytes)
+        .bind(status.retained_share)
         .execute(executor)
         .await?;
     Ok(())
