@@ -62,6 +62,8 @@ async fn ready(State(platform): State<Arc<Platform>>) -> Response {
     } else if !platform.is_migrated() {
         missing.push("migrations");
     }
+    let conditions = platform.log.conditions();
+    missing.extend(conditions.iter().filter(|condition| !condition.ok).map(|condition| condition.name));
     let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({ "ready": missing.is_empty(), "missing": missing }))).into_response()
 }

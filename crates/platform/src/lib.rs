@@ -4,6 +4,7 @@
 //! backend and the workers build on a [`Platform`].
 
 mod program;
+mod relay;
 mod tasks;
 
 pub use program::{ProgramError, install_crypto, listen, program, until_stopped};
@@ -21,6 +22,7 @@ use document_store::Durability;
 use event_log::EventLog;
 use event_router::EventRouter;
 use metrics::Metrics;
+use redis_layer::{RedisError, RedisSettings, event_log::RedisEventLog};
 use sha2::{Digest as _, Sha256};
 use shared_config::{Config, Environment, SyncWriteMode};
 use std::{
@@ -44,6 +46,9 @@ pub enum PlatformError {
     /// The database's connection string cannot be used.
     #[error("the platform database cannot be used: {0}")]
     Database(#[from] database::DatabaseError),
+    /// `REDIS_URL` cannot be used.
+    #[error("{0}")]
+    Redis(#[from] RedisError),
 }
 
 /// The parts that every process of the platform has.
@@ -83,11 +88,6 @@ impl Platform {
             application_name: format!("realtime {service}"),
             ..PoolSettings::new(config.postgres.url())
         })?;
-        if config.redis.is_some() {
-            tracing::warn!(
-                "REDIS_URL is set, but this version keeps its event log in PostgreSQL and does not use it"
-            );
-        }
         let metrics = Metrics::new();
         let tasks = Tasks::default();
         let settings = LogSettings {
@@ -96,13 +96,14 @@ impl Platform {
             ..LogSettings::default()
         };
         let stop = tasks.stopping();
-        let log = tasks.spawn_with(|set| {
-            PostgresEventLog::start(pool.clone(), settings, metrics.clone(), set, stop.clone())
-        });
+        // What goes on to Redis is counted there.
+        let counted = if config.redis.is_some() { Metrics::new() } else { metrics.clone() };
+        let log = tasks
+            .spawn_with(|set| PostgresEventLog::start(pool.clone(), settings, counted, set, stop.clone()));
         let store = Arc::new(PostgresDocumentStore::new(pool.clone(), &log));
         let documents = Arc::new(Documents::new(store, metrics.clone(), documents_settings(&config)));
         tasks.spawn("documents", documents.clone().sweep(stop.clone()));
-        let log: Arc<dyn EventLog> = log;
+        let log = shared_log(&config, &pool, log, &metrics, &tasks)?;
         let sealer = Arc::new(sealer(&config));
         let authenticator = Arc::new(Authenticator::new(AuthSettings {
             pool: pool.clone(),
@@ -196,6 +197,30 @@ impl Platform {
         self.tasks.stop().await;
         let _ = tokio::time::timeout(PATIENCE, self.pool.close()).await;
     }
+}
+
+/// The log that everybody uses: `local`, or that on Redis, to which `local` is handed on.
+fn shared_log(
+    config: &Config,
+    pool: &Pool,
+    local: Arc<PostgresEventLog>,
+    metrics: &Arc<Metrics>,
+    tasks: &Tasks,
+) -> Result<Arc<dyn EventLog>, RedisError> {
+    let stop = tasks.stopping();
+    let Some(redis) = &config.redis else {
+        tasks.spawn("the relay's end", relay::end(pool.clone(), stop));
+        return Ok(local);
+    };
+    let settings = RedisSettings {
+        history: config.event_log.history,
+        backlog_bytes: config.event_log.backlog_bytes,
+        ..RedisSettings::new(redis.url())
+    };
+    let log = tasks
+        .spawn_with(|set| RedisEventLog::start(settings, pool.clone(), metrics.clone(), set, stop.clone()))?;
+    tasks.spawn("the relay to redis", relay::run(pool.clone(), local, log.clone(), stop));
+    Ok(log)
 }
 
 /// How documents are kept: as large as a request may be.

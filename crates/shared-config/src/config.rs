@@ -73,6 +73,11 @@ impl LogLevel {
     }
 }
 
+/// How long a topic's events are kept in Redis, unless it is said.
+const REDIS_HISTORY_SECONDS: u64 = 15 * 60;
+/// What side-effect readers may lag behind in Redis, unless it is said.
+const REDIS_BACKLOG_BYTES: u64 = 1 << 30;
+
 /// What an answered write to a document means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncWriteMode {
@@ -276,10 +281,7 @@ impl Config {
             redis: reader.secret("REDIS_URL").map(|url| RedisConfig { url }),
             jwt_secret: read_jwt_secret(reader, environment),
             secret_key: read_secret_key(reader, environment),
-            event_log: EventLogConfig {
-                history: Duration::from_secs(reader.integer("LOG_HISTORY_SECONDS")),
-                backlog_bytes: reader.integer("LOG_BACKLOG_BYTES"),
-            },
+            event_log: read_event_log(reader),
             sync_doc_ttl: Duration::from_secs(reader.integer("SYNC_DOC_TTL_SECONDS")),
             sync_write_mode: match reader.text("SYNC_WRITE_MODE").as_deref() {
                 Some("write-through") => SyncWriteMode::WriteThrough,
@@ -308,6 +310,19 @@ fn read_cors_origins(reader: &mut Reader<'_>, environment: Environment) -> CorsO
         Some(origins) => CorsOrigins::List(origins.split(',').map(|o| o.trim().to_owned()).collect()),
         None if matches!(environment, Environment::Development | Environment::Test) => CorsOrigins::Localhost,
         None => CorsOrigins::SameOrigin,
+    }
+}
+
+/// What is in Redis is in memory: unless it is said, less is kept there.
+fn read_event_log(reader: &mut Reader<'_>) -> EventLogConfig {
+    let (history, backlog) = ("LOG_HISTORY_SECONDS", "LOG_BACKLOG_BYTES");
+    let in_redis = reader.is_set("REDIS_URL");
+    let or_redis = |reader: &mut Reader<'_>, name: &str, default: u64| {
+        if in_redis && !reader.is_set(name) { default } else { reader.integer(name) }
+    };
+    EventLogConfig {
+        history: Duration::from_secs(or_redis(reader, history, REDIS_HISTORY_SECONDS)),
+        backlog_bytes: or_redis(reader, backlog, REDIS_BACKLOG_BYTES),
     }
 }
 

@@ -319,7 +319,8 @@ pub const VARIABLES: &[Variable] = {
             EventLog,
             integer(60, 31_536_000),
             Some("86400"),
-            "How long a topic's events stay recoverable by position (default: 24 hours).",
+            "How long a topic's events stay recoverable by position (default: 24 hours; with Redis \
+             15 minutes).",
         ),
         Variable::new(
             "LOG_BACKLOG_BYTES",
@@ -327,7 +328,7 @@ pub const VARIABLES: &[Variable] = {
             integer(1_048_576, u64::MAX),
             Some("21474836480"),
             "What side-effect readers may lag behind before appends answer `BACKLOG_FULL` \
-             (default: 20 GiB).",
+             (default: 20 GiB; with Redis 1 GiB).",
         ),
         Variable::new(
             "SYNC_DOC_TTL_SECONDS",

@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use database::{migrate, pool};
-use event_log::ALERT_SHARE;
+use event_log::{ALERT_SHARE, Condition};
 use serde::Serialize;
 use std::time::Duration;
 use utoipa::ToSchema;
@@ -57,7 +57,7 @@ pub struct Readiness {
 /// One part that is needed.
 #[derive(Serialize, ToSchema)]
 pub struct Part {
-    /// `postgres`, `migrations`, `keys`, `server`, `event_log`.
+    /// `postgres`, `migrations`, `keys`, `server`, `event_log`, and `redis` where it is used.
     name: &'static str,
     /// Whether it is there.
     ok: bool,
@@ -70,7 +70,14 @@ pub struct Part {
 #[utoipa::path(get, path = "/ready", tag = "operation",
     responses((status = 200, body = Readiness), (status = 503, body = Readiness, description = "what is missing")))]
 pub(super) async fn ready(State(state): State<AppState>) -> Response {
-    let parts = vec![postgres(&state).await, migrations(&state).await, keys(&state), server(&state), event_log(&state)];
+    let mut parts = vec![
+        postgres(&state).await,
+        migrations(&state).await,
+        keys(&state),
+        server(&state),
+        event_log(&state),
+    ];
+    parts.extend(log_servers(&state));
     let ok = parts.iter().all(|part| part.ok);
     let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { status: if ok { "ready" } else { "not_ready" }, parts })).into_response()
@@ -105,6 +112,12 @@ fn keys(state: &AppState) -> Part {
 fn server(state: &AppState) -> Part {
     let missing = state.is_draining().then(|| "the server is stopping".to_owned());
     Part { name: "server", ok: missing.is_none(), message: missing }
+}
+
+/// The servers that hold the event log, where that is not the database. Settings that can lose data are a warning.
+fn log_servers(state: &AppState) -> Vec<Part> {
+    let conditions = state.router.log().conditions();
+    conditions.into_iter().map(|Condition { name, ok, message }| Part { name, ok, message }).collect()
 }
 
 /// Events can be read whatever the backlog, so that a full one does not take this instance out of service.

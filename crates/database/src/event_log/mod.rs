@@ -18,7 +18,10 @@ mod rows;
 mod side_effects;
 mod store;
 mod unit;
+mod unread;
 mod writer;
+
+pub use unread::{Growth, end_group, unread};
 
 pub use ids::forget_ids;
 

@@ -11,7 +11,7 @@ use crate::{
     generation::Settled,
     keys::{self, Partition},
 };
-use event_log::TopicKey;
+use event_log::{BacklogNews, BacklogWatch, TopicKey};
 use fred::types::Value;
 use futures::{StreamExt, stream};
 use std::{
@@ -36,7 +36,7 @@ const HALVINGS: u32 = 10;
 
 /// Runs until `stop`.
 pub async fn run(shore: Arc<Shore>, stop: CancellationToken) {
-    let mut upkeep = Upkeep { shore, halvings: 0, round: 0 };
+    let mut upkeep = Upkeep { shore, halvings: 0, round: 0, backlog: BacklogWatch::default() };
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -52,6 +52,7 @@ struct Upkeep {
     shore: Arc<Shore>,
     halvings: u32,
     round: u32,
+    backlog: BacklogWatch,
 }
 
 impl Upkeep {
@@ -128,7 +129,7 @@ impl Upkeep {
     }
 
     /// Sweeps all side-effect streams, and finds out whether together they have reached the limit.
-    async fn sweep(&self, link: &Link, settled: &Settled) -> Result<(), RedisError> {
+    async fn sweep(&mut self, link: &Link, settled: &Settled) -> Result<(), RedisError> {
         let all = Partition::all().map(async |partition| {
             let keys = vec![partition.meta(), partition.side_effects(), partition.groups()];
             let arguments = vec![Value::Integer(UNREAD)];
@@ -137,11 +138,23 @@ impl Upkeep {
         });
         let bytes: u64 = futures::future::try_join_all(all).await?.into_iter().sum();
         let limit = self.shore.settings.backlog_bytes;
-        self.shore.metrics.log_backlog_ratio.set(bytes as f64 / limit.max(1) as f64);
         let is_full = bytes > limit;
-        if self.shore.full.swap(is_full, Ordering::Relaxed) != is_full {
-            tracing::warn!(log.bytes = bytes, log.full = is_full, "the event log's fill state changed");
-        }
+        self.shore.full.store(is_full, Ordering::Relaxed);
+        let share = bytes as f64 / limit.max(1) as f64;
+        self.shore.metrics.log_backlog_ratio.set(share);
+        let Some(news) = self.backlog.measured(share, is_full) else { return Ok(()) };
+        let message = match news {
+            BacklogNews::Alert => "side-effect readers are behind; at the limit appends are refused",
+            BacklogNews::Full => "side-effect readers are behind up to the limit; appends are refused",
+            BacklogNews::NotFull => "side-effect readers catch up; appends are taken again",
+            BacklogNews::Relief => "side-effect readers have caught up",
+        };
+        tracing::warn!(
+            log.unread_bytes = bytes,
+            log.limit_bytes = limit,
+            log.backlog_ratio = share,
+            "{message}"
+        );
         Ok(())
     }
 }

@@ -73,6 +73,17 @@ fn an_empty_value_counts_as_not_set() {
 }
 
 #[test]
+fn less_is_kept_in_memory_unless_it_is_said() {
+    let redis = ("REDIS_URL", "redis://cache");
+    let config = Config::from_vars(&with(minimal(), &[redis])).unwrap();
+    assert_eq!((config.event_log.history.as_secs(), config.event_log.backlog_bytes), (900, 1 << 30));
+    let config = Config::from_vars(&with(minimal(), &[redis, ("LOG_HISTORY_SECONDS", "86400")])).unwrap();
+    assert_eq!((config.event_log.history.as_secs(), config.event_log.backlog_bytes), (86_400, 1 << 30));
+    let config = Config::from_vars(&minimal()).unwrap();
+    assert_eq!((config.event_log.history.as_secs(), config.event_log.backlog_bytes), (86_400, 20 << 30));
+}
+
+#[test]
 fn everything_set_arrives() {
     let config = Config::from_vars(&with(
         minimal(),
