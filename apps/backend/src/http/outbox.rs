@@ -26,7 +26,7 @@ pub(super) fn routes() -> Vec<Route> {
 pub struct OutboxState {
     /// Whether `config.outbox` names one.
     configured: bool,
-    /// `reading`, `waiting` (no worker has looked yet) or `troubled`; `stopped` where none is configured.
+    /// `reading`, `waiting` (no worker has looked for 30 s) or `troubled`; `stopped` where none is configured.
     state: &'static str,
     /// A stable word for what is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,6 +52,7 @@ impl OutboxState {
         let state = match &found {
             _ if !configured => "stopped",
             None => "waiting",
+            Some(status) if status.is_stale => "waiting",
             Some(status) if status.code.is_some() => "troubled",
             Some(_) => "reading",
         };

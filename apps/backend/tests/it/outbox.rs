@@ -102,6 +102,9 @@ async fn how_an_outbox_stands_is_told_to_its_scope() {
     outbox::show(&server.test.pool, Some(&scope), &seen).await.unwrap();
     let troubled = server.get(status).by(&root).send().await.ok();
     assert_eq!((&troubled["state"], &troubled["code"]), (&json!("troubled"), &json!("NO_TABLE")));
+    let age = "update outbox_status set updated_at = updated_at - interval '31 seconds'";
+    sqlx::query(age).execute(&server.test.pool).await.unwrap();
+    assert_eq!(server.get(status).by(&root).send().await.ok()["state"], "waiting");
     let other = server.get(status).header("x-environment", "production").by(&root).send().await.ok();
     assert_eq!(other["state"], "stopped");
 }

@@ -49,6 +49,8 @@ pub struct OutboxStatus {
     pub halted: Vec<String>,
     /// When a worker last looked, Unix milliseconds.
     pub updated_at: i64,
+    /// Whether that is so long ago that no worker can be reading it.
+    pub is_stale: bool,
 }
 
 /// Claims the outbox of the database `database` of the cluster `system` for `scope`, which gives up any other it had;
@@ -161,7 +163,8 @@ pub async fn status(
 ) -> Result<Option<OutboxStatus>, DatabaseError> {
     let sql = "
         select code, message, cure, pending, (extract(epoch from oldest_at) * 1000)::bigint as oldest_at, halted,
-            (extract(epoch from updated_at) * 1000)::bigint as updated_at
+            (extract(epoch from updated_at) * 1000)::bigint as updated_at,
+            updated_at < clock_timestamp() - interval '30 seconds' as is_stale
         from outbox_status where application_id = $1 and environment = $2";
     let query = sqlx::query_as(sql).bind(scope.application().as_str()).bind(scope.environment().as_str());
     Ok(query.fetch_optional(executor).await?)
