@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { startRedis } from './redis.mjs';
 
 export const root = fileURLToPath(new URL('../..', import.meta.url));
 export const binary = process.env.REALTIME_BINARY ?? join(root, 'target/debug/realtime');
@@ -46,6 +47,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
     for (const platform of running) {
       platform.child?.kill('SIGKILL');
       platform.killPostgres();
+      platform.redis?.kill();
     }
     process.exit(1);
   });
@@ -61,6 +63,11 @@ export class Platform {
     Object.assign(platform, { folder, options, port: await freePort(), said: '' });
     running.add(platform);
     try {
+      // The same tests hold wherever the event log is.
+      if (process.env.REALTIME_TEST_LOG === 'redis') {
+        platform.redis = await startRedis(await freePort(), folder);
+        platform.options = [...options, '--redis-url', platform.redis.url];
+      }
       await platform.up();
     } catch (error) {
       await platform.stop();
@@ -109,6 +116,7 @@ export class Platform {
       await within('the stop', STOP_WITHIN_MS, this.exited).catch(() => this.kill());
     }
     this.killPostgres();
+    await this.redis?.stop();
     running.delete(this);
     await rm(this.folder, { recursive: true, force: true });
   }

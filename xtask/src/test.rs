@@ -18,6 +18,12 @@ pub fn run(workspace: &Workspace) -> Result<()> {
 
     let arguments = ["test", "--workspace", "--no-fail-fast"];
     total.add(&runner("cargo test", || step::run(workspace.cargo(&arguments))));
+    let arguments = ["test", "--package", "backend", "--test", "gateway"];
+    total.add(&runner("the gateways, with the event log on Redis", || {
+        let mut command = workspace.cargo(&arguments);
+        command.env("REALTIME_TEST_LOG", "redis");
+        step::run(command)
+    }));
     // What the end-to-end suites run must be there, and what it was made of must not be stale.
     for preparation in preparations(workspace) {
         total.add(&preparation);
@@ -26,6 +32,14 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         total.add(&runner(&format!("npm test in {}", package.name), || {
             package.ensure_dependencies()?;
             step::run(package.npm(&["test"]))
+        }));
+    }
+    if let Some(package) = NodePackage::find(workspace, "e2e")?.filter(|package| package.has_script("test")) {
+        total.add(&runner("npm test in e2e, with the event log on Redis", || {
+            package.ensure_dependencies()?;
+            let mut command = package.npm(&["test"]);
+            command.env("REALTIME_TEST_LOG", "redis");
+            step::run(command)
         }));
     }
     wait_for_shared_server(workspace);
