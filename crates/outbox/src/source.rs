@@ -14,12 +14,14 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use std::{future::Future, sync::Arc, time::Duration};
+use url::Url;
 
 /// Partitions of one outbox that a process works on at a time.
 pub const AT_A_TIME: usize = 4;
 const STATEMENT_LIMIT: Duration = Duration::from_secs(30);
 /// A worker that stops in the middle (a paused machine) loses its claims after this.
 const CLAIM_LIMIT: Duration = Duration::from_secs(60);
+const PEM: &str = "-----BEGIN CERTIFICATE-----";
 const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
 
 /// An outbox with what reading it takes.
@@ -43,18 +45,34 @@ impl Source {
     }
 }
 
-/// How to connect to `url`: statements end, and so do transactions in which nothing happens.
+/// How to connect to `url`: statements end, and so do transactions in which nothing happens. `sslrootcert` may be the
+/// certificate itself.
 ///
 /// # Errors
 /// [`OutboxError::Url`].
 pub fn connect_options(url: &str) -> Result<PgConnectOptions, OutboxError> {
-    let options: PgConnectOptions = url.parse().map_err(|_| {
-        OutboxError::Url("it must be postgresql://user:password@host:port/database".to_owned())
-    })?;
+    let unusable = || OutboxError::Url("it must be postgresql://user:password@host:port/database".to_owned());
+    let (url, ca) = without_inline_ca(url).ok_or_else(unusable)?;
+    let mut options: PgConnectOptions = url.as_str().parse().map_err(|_| unusable())?;
+    if let Some(ca) = ca {
+        options = options.ssl_root_cert_from_pem(ca.into_bytes());
+    }
     Ok(options.application_name("realtime-outbox").options([
         ("statement_timeout", STATEMENT_LIMIT.as_millis().to_string()),
         ("idle_in_transaction_session_timeout", CLAIM_LIMIT.as_millis().to_string()),
     ]))
+}
+
+/// Takes a certificate out of a URL: the client would look for a file of that name.
+fn without_inline_ca(url: &str) -> Option<(Url, Option<String>)> {
+    let mut url = Url::parse(url).ok()?;
+    let is_ca = |name: &str, value: &str| name == "sslrootcert" && value.trim_start().starts_with(PEM);
+    let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+    let ca = pairs.iter().find(|(name, value)| is_ca(name, value)).map(|(_, value)| value.clone());
+    if ca.is_some() {
+        url.query_pairs_mut().clear().extend_pairs(pairs.iter().filter(|(name, value)| !is_ca(name, value)));
+    }
+    Some((url, ca))
 }
 
 /// A pool that suffices for one outbox, and connects when it is first used.
@@ -95,5 +113,24 @@ pub async fn limited<T>(work: impl Future<Output = Result<T, OutboxError>>) -> R
     match tokio::time::timeout(CLAIM_LIMIT, work).await {
         Ok(result) => result,
         Err(_) => Err(OutboxError::TooSlow(CLAIM_LIMIT)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_in_the_url_is_one_and_no_file() {
+        let text = "postgres://me:p%40ss@db.example:6432/shop?sslrootcert=-----BEGIN%20CERTIFICATE-----%0AAAAA%0A\
+                    -----END%20CERTIFICATE-----&sslmode=verify-full";
+        let (url, ca) = without_inline_ca(text).expect("a URL");
+        assert_eq!(url.as_str(), "postgres://me:p%40ss@db.example:6432/shop?sslmode=verify-full");
+        assert_eq!(ca.as_deref(), Some("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"));
+        let options = connect_options(text).expect("usable");
+        assert_eq!((options.get_host(), options.get_port()), ("db.example", 6432));
+        assert!(format!("{options:?}").contains("Inline"), "{options:?}");
+        assert!(!format!("{:?}", connect_options("postgres://me@h/d").expect("usable")).contains("Inline"));
+        assert!(matches!(connect_options("nonsense"), Err(OutboxError::Url(_))));
     }
 }
