@@ -1,7 +1,11 @@
 // Documents written by the SDK, and their changes seen from every side.
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { withPage } from '../lib/browser.mjs';
 import { socketio, stream, websocket } from '../lib/clients.mjs';
 import { Platform, pause, root, within } from '../lib/platform.mjs';
 
@@ -127,6 +131,45 @@ describe('documents', () => {
       }
     });
   }
+
+  it('are kept from a page of another origin', async () => {
+    const bundle = await readFile(join(root, 'sdk/dist/realtime.browser.js'));
+    const pages = createServer((request, response) => {
+      const isBundle = request.url === '/realtime.js';
+      response.setHeader('content-type', isBundle ? 'text/javascript' : 'text/html');
+      response.end(isBundle ? bundle : '<!doctype html><title>documents</title>');
+    }).listen(0, '127.0.0.1');
+    await once(pages, 'listening');
+    try {
+      await withPage(async (page) => {
+        await page.goto(`http://localhost:${pages.address().port}/`);
+        const done = page.evaluate(
+          async ({ url, token }) => {
+            const { RealtimeClient } = await import('/realtime.js');
+            const { sync } = new RealtimeClient({ url, token, autoConnect: false });
+            const durability = 'committed';
+            await sync.create('pages', { n: 1 }, 'a', { durability, idempotencyKey: 'page' });
+            await sync.create('pages', { n: 1 }, 'b');
+            await sync.replace('pages', 'a', { n: 2 }, { expectedRevision: 1, durability });
+            await sync.merge('pages', 'a', { m: 1 });
+            await sync.mutate('pages', 'a', [{ op: 'increment', path: '/n', value: 5 }]);
+            await sync.delete('pages', 'b');
+            await sync.restore('pages', 'b', 1);
+            const { documents, cursor } = await sync.list('pages', { limit: 1 });
+            const conflict = await sync.replace('pages', 'a', {}, 1).catch((error) => error.code);
+            return { documents, more: cursor !== undefined, conflict };
+          },
+          { url: platform.url, token: platform.token },
+        );
+        const { documents, more, conflict } = await within('the page', SOON_MS, done);
+        assert.deepEqual([documents.length, documents[0].data, documents[0].revision], [1, { n: 7, m: 1 }, 4]);
+        assert.equal(more, true, 'the cursor can be read from another origin');
+        assert.equal(conflict, 'REVISION_CONFLICT');
+      });
+    } finally {
+      pages.close();
+    }
+  });
 
   it('count every acknowledged write over kill -9', async () => {
     await client.sync.create('counters', { n: 0 }, 'hot');

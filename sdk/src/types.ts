@@ -18,7 +18,7 @@ export interface EventMetadata {
   timestamp: number;
   /** Source table (database events). */
   table?: string;
-  /** Row operation (database events). */
+  /** Row operation (database events); of a document, what happened to it (sync events). */
   operation?: 'insert' | 'update' | 'delete';
   /** Document revision (sync events). */
   revision?: number;

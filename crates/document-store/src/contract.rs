@@ -45,7 +45,7 @@ pub struct Instance {
 }
 
 /// Writes a `#[tokio::test]` for each part of the contract; `$start` is an async function that answers a guard that
-/// keeps the store alive and two [`Instance`]s over it.
+/// keeps the store alive and two [`Instance`]s over it. The applications `app_default` and `app_other` must be there.
 #[macro_export]
 macro_rules! contract_tests {
     ($start:path) => {

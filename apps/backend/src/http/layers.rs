@@ -107,6 +107,7 @@ fn cors(settings: &HttpSettings) -> CorsLayer {
             own("x-application-id"),
             own("x-environment"),
             own("x-csrf-token"),
+            own("x-durability"),
             own("x-request-id"),
             own("idempotency-key"),
             own("last-event-id"),
