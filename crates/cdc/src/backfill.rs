@@ -5,6 +5,7 @@
 
 use crate::{
     snapshots::{Destination, PREFIX, ReadChunk, ToStream, Verdict},
+    status::Status,
     target::{
         self, TargetUrl,
         chunk::{self, Bounds, Chunk, Keyed},
@@ -43,6 +44,8 @@ pub(crate) struct Backfill {
     pub scopes: Vec<Scope>,
     /// The stream.
     pub stream: mpsc::Sender<ToStream>,
+    /// Which mappings are live.
+    pub status: Arc<Status>,
 }
 
 /// What keeps a backfill from going on.
@@ -54,7 +57,8 @@ struct Stop {
 
 impl From<Trouble> for Stop {
     fn from(trouble: Trouble) -> Self {
-        let for_good = matches!(trouble.code, "NO_KEY" | "TABLE_MISSING" | "MISFIT" | "PRIVILEGE");
+        let for_good =
+            matches!(trouble.code, "NO_KEY" | "TABLE_MISSING" | "MISFIT" | "PRIVILEGE" | "MAPPING_CHANGED");
         Self { trouble, for_good }
     }
 }
@@ -87,7 +91,7 @@ impl Backfill {
     /// Sends one chunk, and notes how that went.
     async fn go_on(&self, work: &Work, reading: &mut Option<Reading>) {
         let Err(Stop { trouble, for_good }) = self.chunk(work, reading).await else { return };
-        tracing::warn!(%trouble, backfill = work.id, "a backfill does not go on");
+        tracing::debug!(%trouble, backfill = work.id, "a backfill does not go on");
         *reading = None;
         let (message, cure) = (&*trouble.message, &*trouble.cure);
         let noted = if for_good {
@@ -98,7 +102,7 @@ impl Backfill {
         if let Err(error) = noted {
             tracing::debug!(%error, backfill = work.id, "could not note what keeps a backfill");
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(if trouble.code == "NOT_LIVE" { LOOK } else { AGAIN }).await;
     }
 
     /// Reads the next chunk between its watermarks, and waits until the stream has sent it.
@@ -106,6 +110,14 @@ impl Backfill {
         let found = mappings::get(&self.pool, &work.scope, &work.mapping).await.map_err(Trouble::platform)?;
         // It goes with its mapping.
         let Some(mapping) = found else { return Ok(()) };
+        if !self.status.is_live(&work.scope, &work.mapping) {
+            // What changes before its table is in the stream would be missed.
+            return Err(not_live().into());
+        }
+        let table = mapping.definition.table.to_string();
+        if work.table.as_ref().is_some_and(|begun| *begun != table) {
+            return Err(another_table(&table).into());
+        }
         let Reading { connection, rows } = self.reading(reading).await?;
         let keyed = target::limited(chunk::keyed(connection, &mapping.definition.table)).await?;
         fits(&mapping.definition, &keyed)?;
@@ -191,7 +203,9 @@ impl Backfill {
         }
         let Some(key) = target::limited(chunk::last_key(connection, keyed)).await? else { return Ok(None) };
         let end = texts(key)?;
-        cdc_backfills::note_end(&self.pool, work, &end).await.map_err(Trouble::platform)?;
+        cdc_backfills::note_end(&self.pool, work, &keyed.relation.table.to_string(), &end)
+            .await
+            .map_err(Trouble::platform)?;
         Ok(Some(end))
     }
 
@@ -203,6 +217,15 @@ impl Backfill {
     async fn tell(&self, said: ToStream) -> Result<(), Trouble> {
         self.stream.send(said).await.map_err(|_| Trouble::unreachable("the stream has ended"))
     }
+}
+
+fn not_live() -> Trouble {
+    Trouble::new("NOT_LIVE", "the mapping is not live yet", "see the mapping's state; it goes on by itself")
+}
+
+fn another_table(table: &str) -> Trouble {
+    let message = format!("the mapping has been changed to look at {table}");
+    Trouble::new("MAPPING_CHANGED", message, "ask for another backfill")
 }
 
 fn fits(definition: &shared_types::mapping::MappingDefinition, keyed: &Keyed) -> Result<(), Trouble> {

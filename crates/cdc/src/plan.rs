@@ -3,22 +3,20 @@
 use crate::{
     evaluate::{CompiledMapping, Decision, Filtered},
     pgoutput::{Malformed, Message},
-    recorder::{self, Recorder},
+    recorder::Recorder,
     row::{Relation, RowChange},
     values::OwnTypes,
 };
 use bytes::Bytes;
 use database::tables::{
-    cdc_events::{MappingResult, NewCdcEvent, Outcome},
+    cdc_events::{Outcome, Verdict},
     mappings::Mapping,
 };
 use event_log::{Identity, SourcePosition};
 use event_router::Routed;
+use sha2::{Digest, Sha256};
 use shared_types::{Draft, EventId, MappingId, Operation, Scope, Source, TopicName, ids::derived_id};
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 /// The mappings of a target.
 #[derive(Debug, Default)]
@@ -44,8 +42,6 @@ pub(crate) struct Place<'a> {
     pub source: &'a Arc<str>,
     /// The leader's term.
     pub term: u64,
-    /// The slot.
-    pub slot: &'a str,
     /// The commit's place in the log.
     pub lsn: u64,
     /// When it was committed, Unix milliseconds.
@@ -61,6 +57,8 @@ struct Fitted {
     mapping: MappingId,
     /// Tells this mapping from all others of the target: the id alone is the same in several environments.
     position: MappingId,
+    /// What its events' ids of one slot have in common.
+    seed: [u8; 16],
     topic: TopicName,
 }
 
@@ -84,17 +82,19 @@ pub(crate) struct Relations {
     plan: Arc<Plan>,
     described: HashMap<u32, Described>,
     has_news: bool,
+    slot: String,
     kinds: [Arc<str>; 3],
 }
 
 impl Relations {
-    /// None described yet.
-    pub fn new(plan: Arc<Plan>) -> Self {
+    /// Those of a stream of `slot`, none described yet.
+    pub fn new(plan: Arc<Plan>, slot: &str) -> Self {
         let kinds = [Operation::Insert, Operation::Update, Operation::Delete];
         Self {
             plan,
             described: HashMap::new(),
             has_news: false,
+            slot: slot.to_owned(),
             kinds: kinds.map(|operation| format!("database.{operation}").into()),
         }
     }
@@ -134,7 +134,7 @@ impl Relations {
             .mappings
             .iter()
             .filter(|mapping| mapping.definition.table == relation.table)
-            .map(|mapping| Fitted::new(mapping, &relation))
+            .map(|mapping| Fitted::new(mapping, &relation, &self.slot))
             .collect();
         // Positions within one change only grow in this order.
         fitted.sort_by(|a, b| a.position.cmp(&b.position));
@@ -179,11 +179,13 @@ impl Relations {
         if described.fitted.is_empty() {
             return;
         }
-        let mut describing = witness.recorder.wants().then(Vec::new);
+        let describes = witness.recorder.wants();
         for fitted in &described.fitted {
             let decision = fitted.compiled.evaluate(&change);
-            if let Some(results) = &mut describing {
-                fitted.describe(&decision, place, results);
+            let fires = matches!(decision, Decision::Fires { .. });
+            let id = fires.then(|| place.event_id(fitted.seed));
+            if describes && let Some(verdict) = fitted.verdict(&decision, id.clone()) {
+                witness.recorder.note(&change, place, &fitted.scope, verdict);
             }
             match decision {
                 Decision::Fires { payload, metadata } => {
@@ -192,7 +194,7 @@ impl Relations {
                         source: Source::Database,
                         kind: self.kinds[operation as usize].clone(),
                         payload,
-                        id: Some(place.event_id(&fitted.position)),
+                        id,
                         timestamp_ms: Some(place.commit_ms),
                         extra_metadata: metadata,
                     };
@@ -203,9 +205,6 @@ impl Relations {
                 Decision::Filtered(_) => witness.tally.filtered += 1,
                 Decision::Failed(_) => witness.tally.failed += 1,
             }
-        }
-        if let Some(results) = describing {
-            place.record(&change, results, witness.recorder);
         }
     }
 }
@@ -228,33 +227,28 @@ pub(crate) struct Tally {
 }
 
 impl Fitted {
-    fn new(mapping: &Mapping, relation: &Relation) -> Self {
+    fn new(mapping: &Mapping, relation: &Relation, slot: &str) -> Self {
+        let position = format!("{}@{}", mapping.id, mapping.scope);
         Self {
             compiled: CompiledMapping::new(&mapping.definition, relation),
             scope: mapping.scope.clone(),
             mapping: mapping.id.clone(),
-            position: MappingId::from_stored(format!("{}@{}", mapping.id, mapping.scope)),
+            seed: seed(slot, &position),
+            position: MappingId::from_stored(position),
             topic: mapping.definition.topic.clone(),
         }
     }
 
-    /// Adds what became of a change, unless the mapping does not look at such changes.
-    fn describe(&self, decision: &Decision, place: &Place<'_>, results: &mut Vec<(Scope, MappingResult)>) {
+    /// What became of a change, unless the mapping does not look at such changes.
+    fn verdict(&self, decision: &Decision, event_id: Option<EventId>) -> Option<Verdict> {
         let (outcome, reason) = match decision {
             Decision::Fires { .. } => (Outcome::Routed, None),
-            Decision::Filtered(Filtered::Operation) => return,
-            Decision::Filtered(filtered) => (Outcome::Filtered, Some(filtered.reason().to_owned())),
-            Decision::Failed(reason) => (Outcome::Failed, Some(reason.clone())),
+            Decision::Filtered(Filtered::Operation) => return None,
+            Decision::Filtered(filtered) => (Outcome::Filtered, Some(filtered.reason().into())),
+            Decision::Failed(reason) => (Outcome::Failed, Some(reason.clone().into())),
         };
-        let routed = outcome == Outcome::Routed;
-        let result = MappingResult {
-            mapping_id: self.mapping.to_string(),
-            outcome,
-            topic: routed.then(|| self.topic.to_string()),
-            event_id: routed.then(|| place.event_id(&self.position).to_string()),
-            reason,
-        };
-        results.push((self.scope.clone(), result));
+        let topic = (outcome == Outcome::Routed).then(|| self.topic.clone());
+        Some(Verdict { mapping: self.mapping.clone(), outcome, topic, event_id, reason })
     }
 
     fn fit(&self, relation: &Relation) -> Fit {
@@ -264,31 +258,14 @@ impl Fitted {
 }
 
 impl Place<'_> {
-    /// Hands what became of a change to the recorder, for each scope that looked at it.
-    fn record(&self, change: &RowChange<'_>, results: Vec<(Scope, MappingResult)>, recorder: &mut Recorder) {
-        let mut by_scope: BTreeMap<Scope, Vec<MappingResult>> = BTreeMap::new();
-        for (scope, result) in results {
-            by_scope.entry(scope).or_default().push(result);
-        }
-        for (scope, results) in by_scope {
-            recorder.take(NewCdcEvent {
-                scope,
-                source: self.source.clone(),
-                lsn: self.lsn,
-                ordinal: self.ordinal,
-                table: change.relation.table.to_string(),
-                operation: change.operation,
-                key: recorder::key(change),
-                results,
-                commit_ms: self.commit_ms,
-            });
-        }
-    }
-
-    fn event_id(&self, position: &MappingId) -> EventId {
-        let (lsn, ordinal) = (self.lsn.to_be_bytes(), self.ordinal.to_be_bytes());
-        let parts = [self.slot.as_bytes(), &lsn, &ordinal, position.as_str().as_bytes()];
-        EventId::from_stored(derived_id("evt", u64::try_from(self.commit_ms).unwrap_or(0), &parts))
+    /// The same for each (slot, mapping, commit, change): an event that is made again has the same id.
+    fn event_id(&self, seed: [u8; 16]) -> EventId {
+        let mut change = [0; 16];
+        change[..8].copy_from_slice(&self.lsn.to_be_bytes());
+        change[8..].copy_from_slice(&self.ordinal.to_be_bytes());
+        // Two parts of 16 bytes are one block of the hash; it is computed for every event.
+        let time = u64::try_from(self.commit_ms).unwrap_or(0);
+        EventId::from_stored(derived_id("evt", time, &[&seed, &change]))
     }
 
     fn identity(&self, position: &MappingId) -> Identity {
@@ -297,5 +274,44 @@ impl Place<'_> {
             term: self.term,
             at: SourcePosition { lsn: self.lsn, ordinal: self.ordinal, mapping: position.clone() },
         }
+    }
+}
+
+/// What the ids of a mapping's events have in common.
+fn seed(slot: &str, position: &str) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    for part in [slot, position] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let mut seed = [0; 16];
+    seed.copy_from_slice(&hash.finalize()[..16]);
+    seed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_of_one_slot_mapping_commit_and_change() {
+        let source: Arc<str> = "s".into();
+        let id = |slot: &str, position: &str, lsn: u64, ordinal: u64| {
+            let place = Place { source: &source, term: 1, lsn, commit_ms: 1_700_000_000_000, ordinal };
+            place.event_id(seed(slot, position)).to_string()
+        };
+        let first = id("slot", "map_a@app_a:staging", 1, 2);
+        assert_eq!(first, id("slot", "map_a@app_a:staging", 1, 2));
+        let others = [
+            id("slo", "tmap_a@app_a:staging", 1, 2),
+            id("slot", "map_a@app_a:production", 1, 2),
+            id("slot", "map_a@app_a:staging", 2, 2),
+            id("slot", "map_a@app_a:staging", 1, 3),
+            id("slot", "map_a@app_a:staging", 2, 1),
+        ];
+        assert!(
+            others.iter().all(|other| *other != first && other[..14] == first[..14]),
+            "{first} {others:?}"
+        );
     }
 }

@@ -182,6 +182,7 @@ impl Reader {
             url: group.url.clone(),
             scopes: group.scopes.clone(),
             stream,
+            status: self.status.clone(),
         }
     }
 }
@@ -202,7 +203,6 @@ struct Session {
     metrics: Arc<Metrics>,
     url: TargetUrl,
     source: Arc<str>,
-    slot: String,
     term: u64,
     /// The open transaction: its commit's place and time, and the number of its next change.
     lsn: u64,
@@ -229,13 +229,12 @@ impl Session {
         Self {
             stream,
             appends: Appends::new(reader.router.clone()),
-            relations: Relations::new(current),
+            relations: Relations::new(current, &reader.names.slot),
             plan,
             status: reader.status.clone(),
             metrics: reader.metrics.clone(),
             url: reader.caretaker.charge.group.url.clone(),
             source: source.into(),
-            slot: reader.names.slot.clone(),
             term: reader.term,
             lsn: 0,
             commit_ms: 0,
@@ -337,7 +336,6 @@ impl Session {
         let place = Place {
             source: &self.source,
             term: self.term,
-            slot: &self.slot,
             lsn: self.lsn,
             commit_ms: self.commit_ms,
             ordinal: self.ordinal,

@@ -83,7 +83,8 @@ struct Open {
     since: Option<u64>,
     /// The keys that changed since.
     changed: HashSet<Vec<Option<Box<[u8]>>>>,
-    overflowed: bool,
+    /// Whether rows have changed that are not among them.
+    untold: bool,
 }
 
 /// A chunk whose events wait for their append.
@@ -135,7 +136,7 @@ impl Snapshots {
     /// Looks at a row change of `relation`.
     pub fn row(&mut self, relation: &Relation, message: &Message<'_>) {
         let Some(open) = self.open.as_mut().filter(|open| open.since.is_some()) else { return };
-        if relation.table != open.keyed.relation.table || open.overflowed {
+        if relation.table != open.keyed.relation.table || open.untold {
             return;
         }
         let (new, old) = match message {
@@ -149,18 +150,23 @@ impl Snapshots {
             OldRow::None => &[],
         };
         for cells in [new, old] {
-            if !cells.is_empty() {
-                let key = open.keyed.key.iter().map(|(place, _)| {
-                    let name = &open.keyed.relation.columns[*place].name;
-                    match relation.column(name).and_then(|at| cells.get(at)) {
-                        Some(Cell::Text(text)) => Some(Box::from(*text)),
-                        _ => None,
-                    }
-                });
-                open.changed.insert(key.collect());
+            if cells.is_empty() {
+                continue;
+            }
+            let part = |(place, _): &(usize, String)| {
+                let name = &open.keyed.relation.columns[*place].name;
+                match relation.column(name).and_then(|at| cells.get(at)) {
+                    Some(Cell::Text(text)) => Some(Some(Box::from(*text))),
+                    _ => None,
+                }
+            };
+            match open.keyed.key.iter().map(part).collect::<Option<Vec<_>>>() {
+                Some(key) => drop(open.changed.insert(key)),
+                // The replica identity is another than the key: which row it is cannot be told.
+                None => open.untold = true,
             }
         }
-        open.overflowed = open.changed.len() > MAX_CHANGED;
+        open.untold |= open.changed.len() > MAX_CHANGED;
     }
 
     /// Looks at a message of the log; answers the events of a chunk whose second watermark it is.
@@ -190,7 +196,7 @@ impl Snapshots {
             match said {
                 ToStream::Begin { token, keyed } => {
                     let changed = HashSet::new();
-                    self.open = Some(Open { token, keyed, since: None, changed, overflowed: false });
+                    self.open = Some(Open { token, keyed, since: None, changed, untold: false });
                 }
                 ToStream::Read(chunk) => self.read = Some(chunk),
             }
@@ -200,7 +206,7 @@ impl Snapshots {
     fn close(&mut self, token: &str, lsn: u64, now_ms: i64, term: u64) -> Vec<Routed> {
         let Some(chunk) = self.read.take_if(|chunk| chunk.token == token) else { return Vec::new() };
         let Some(open) = self.open.take_if(|open| open.token == token) else { return Vec::new() };
-        let Some(since) = open.since.filter(|since| !open.overflowed && !self.unseen(&chunk, *since)) else {
+        let Some(since) = open.since.filter(|since| !open.untold && !self.unseen(&chunk, *since)) else {
             // Who asked may have gone.
             let _ = chunk.answer.send(Verdict::Again);
             return Vec::new();
@@ -222,6 +228,7 @@ impl Snapshots {
 
     /// Everything of transactions before `confirmed` is in the log.
     pub fn confirmed(&mut self, confirmed: u64) {
+        self.listen();
         if let Some(waiting) = self.waiting.take_if(|waiting| waiting.lsn < confirmed) {
             // Who asked may have gone.
             let _ = waiting.answer.send(Verdict::Sent);

@@ -95,6 +95,13 @@ impl Status {
         self.changed.notify_one();
     }
 
+    /// Whether everything of a mapping that is committed from now on is looked at.
+    pub fn is_live(&self, scope: &Scope, mapping: &MappingId) -> bool {
+        let shown = self.shown.lock();
+        let status = shown.mappings.get(&(scope.clone(), mapping.clone()));
+        status.is_some_and(|status| status.state == MappingState::Live)
+    }
+
     /// How mappings fit their tables, as the stream described these last.
     pub fn set_fits(&self, fits: Vec<Fit>) {
         let mut shown = self.shown.lock();

@@ -140,3 +140,27 @@ fn watermarks_of_others_mean_nothing() {
     assert!(bench.meet("high").is_empty());
     assert_eq!(again.blocking_recv(), Ok(Verdict::Again));
 }
+
+#[test]
+fn a_change_whose_key_is_not_told_makes_it_read_again() {
+    let mut bench = Bench::new();
+    bench.begin();
+    let gone = Message::Delete {
+        relation: 7,
+        old: crate::pgoutput::OldTuple::Key(vec![Cell::Null, Cell::Text(b"x")]),
+    };
+    bench.snapshots.row(&relation(&["id", "note"]), &gone);
+    let again = bench.read(&["1"], &[]);
+    assert!(bench.meet("high").is_empty());
+    assert_eq!(again.blocking_recv(), Ok(Verdict::Again));
+}
+
+#[test]
+fn what_is_never_met_does_not_fill_the_way_to_the_stream() {
+    let mut bench = Bench::new();
+    for _ in 0..20 {
+        let begin = ToStream::Begin { token: "bf_1/0/never".to_owned(), keyed: keyed() };
+        assert!(bench.tell.try_send(begin).is_ok());
+        bench.snapshots.confirmed(1);
+    }
+}

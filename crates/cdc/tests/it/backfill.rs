@@ -160,6 +160,37 @@ async fn a_table_without_a_key_is_refused_and_one_can_be_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_are_sent_only_once_their_changes_are_in_the_stream() {
+    let harness = Harness::new(&format!("{ORDERS}; create table other (id int primary key)")).await;
+    harness.mapping(json!({ "table": "other", "topic": "b.c", "payload": {} })).await;
+    let running = harness.start_live().await;
+    // Its table cannot be published while this is open.
+    let mut writer = harness.target.pool.begin().await.unwrap();
+    sqlx::query("insert into orders values (1, 'open')").execute(&mut *writer).await.unwrap();
+    let mapping = harness.mapping(json!({})).await;
+    request(&harness, &mapping).await;
+    harness
+        .until("it says so", || async {
+            let last = cdc_backfills::last(harness.pool(), &scope(), &mapping).await.unwrap().unwrap();
+            last.message.as_deref() == Some("the mapping is not live yet")
+        })
+        .await;
+    writer.commit().await.unwrap();
+    let done = ended(&harness, &mapping).await;
+    assert_eq!((done.state.as_str(), done.rows_sent, done.message), ("done", 1, None));
+    assert_eq!(payload(&harness.events(1).await[0])["status"], json!("open"));
+    // A mapping that looks at another table meanwhile ends its backfill.
+    running.stop().await;
+    request(&harness, &mapping).await;
+    let work = cdc_backfills::next(harness.pool(), &[scope()]).await.unwrap().unwrap();
+    cdc_backfills::note_end(harness.pool(), &work, "elsewhere", &["1".to_owned()]).await.unwrap();
+    let running = harness.start_live().await;
+    let failed = ended(&harness, &mapping).await;
+    assert_eq!(failed.message.as_deref(), Some("the mapping has been changed to look at orders"));
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_lost_with_a_slot_is_sent_anew_where_the_mapping_says_so() {
     let harness = Harness::new(ORDERS).await;
     let mapping = harness.mapping(json!({})).await;

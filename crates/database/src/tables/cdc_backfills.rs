@@ -54,6 +54,8 @@ pub struct Work {
     pub upto: Option<Vec<String>>,
     /// The last key of all, once it is known.
     pub end: Option<Vec<String>>,
+    /// The table that these are keys of, once it is known.
+    pub table: Option<String>,
 }
 
 macro_rules! select_backfill {
@@ -104,7 +106,7 @@ pub async fn request_resync(executor: impl PgExecutor<'_>, scopes: &[Scope]) -> 
         where m.resync
         on conflict (application_id, environment, mapping_id) where state in ('pending', 'running')
             do update set id = excluded.id, state = 'pending', reason = excluded.reason, chunk = 0, after_key = null,
-                upto_key = null, end_key = null, rows_sent = 0, updated_at = now()";
+                upto_key = null, end_key = null, table_name = null, rows_sent = 0, updated_at = now()";
     let applications: Vec<&str> = scopes.iter().map(|scope| scope.application().as_str()).collect();
     let environments: Vec<&str> = scopes.iter().map(|scope| scope.environment().as_str()).collect();
     Ok(sqlx::query(sql).bind(applications).bind(environments).execute(executor).await?.rows_affected())
@@ -146,10 +148,10 @@ pub async fn cancel(
 /// Only those of the database.
 pub async fn next(executor: impl PgExecutor<'_>, scopes: &[Scope]) -> Result<Option<Work>, DatabaseError> {
     type Key = Option<Json<Vec<String>>>;
-    type Row = (String, String, String, String, i64, Key, Key, Key);
+    type Row = (String, String, String, String, i64, Key, Key, Key, Option<String>);
     let sql = "
         select b.application_id, b.environment, b.id, b.mapping_id, b.chunk, b.after_key, b.upto_key,
-            b.end_key
+            b.end_key, b.table_name
         from cdc_backfills b
         join unnest($1::text[], $2::text[]) as wanted (application_id, environment)
             on wanted.application_id = b.application_id and wanted.environment = b.environment
@@ -160,7 +162,7 @@ pub async fn next(executor: impl PgExecutor<'_>, scopes: &[Scope]) -> Result<Opt
     let environments: Vec<&str> = scopes.iter().map(|scope| scope.environment().as_str()).collect();
     let row: Option<Row> =
         sqlx::query_as(sql).bind(applications).bind(environments).fetch_optional(executor).await?;
-    Ok(row.and_then(|(application, environment, id, mapping, chunk, after, upto, end)| {
+    Ok(row.and_then(|(application, environment, id, mapping, chunk, after, upto, end, table)| {
         Some(Work {
             scope: Scope::new(AppId::from_stored(application), environment.parse().ok()?),
             id,
@@ -169,27 +171,30 @@ pub async fn next(executor: impl PgExecutor<'_>, scopes: &[Scope]) -> Result<Opt
             after: after.map(|key| key.0),
             upto: upto.map(|key| key.0),
             end: end.map(|key| key.0),
+            table,
         })
     }))
 }
 
-/// Notes the last key of all.
+/// Notes the last key of all, and of which table.
 ///
 /// # Errors
 /// Only those of the database.
 pub async fn note_end(
     executor: impl PgExecutor<'_>,
     work: &Work,
+    table: &str,
     end: &[String],
 ) -> Result<(), DatabaseError> {
     let sql = "
-        update cdc_backfills set end_key = $4
+        update cdc_backfills set end_key = $4, table_name = $5
         where application_id = $1 and environment = $2 and id = $3 and end_key is null";
     sqlx::query(sql)
         .bind(work.scope.application().as_str())
         .bind(work.scope.environment().as_str())
         .bind(&work.id)
         .bind(Json(end))
+        .bind(table)
         .execute(executor)
         .await?;
     Ok(())

@@ -1,0 +1,1 @@
+alter table cdc_backfills drop column table_name;
