@@ -10,6 +10,7 @@ pub mod event_log;
 pub mod leader;
 pub mod migrate;
 pub mod pool;
+pub mod presence;
 pub mod sealing;
 pub mod tables;
 

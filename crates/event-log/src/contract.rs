@@ -4,7 +4,7 @@
 //! macro [`contract_tests!`](crate::contract_tests) writes out one test for each.
 
 use crate::{
-    Entry, EventLog, HistoryQuery, Identity, LogError, Outcome, PageLimit, Reach, SourcePosition, Start,
+    Message, Entry, EventLog, HistoryQuery, Identity, LogError, Outcome, PageLimit, Reach, SourcePosition, Start,
     StoredEvent, TopicKey,
 };
 use shared_types::{AppId, Environment, EventId, MappingId, Position, RawObject, Scope, Source, TopicName};
@@ -32,6 +32,7 @@ macro_rules! contract_tests {
             history_pages,
             watching_misses_nothing,
             scopes_are_apart,
+            messages_reach_those_who_follow,
             side_effects_are_read_until_acknowledged,
         );
     };
@@ -281,6 +282,29 @@ pub async fn scopes_are_apart(first: Log, second: Log) {
     assert!(seen.iter().all(|event| event.key == ours));
     assert_eq!(whole(&second, &theirs).await.len(), 1);
     assert_eq!(whole(&second, &ours).await.len(), 1);
+}
+
+/// What is announced reaches the followers of its key in all instances, in order, and is kept nowhere.
+pub async fn messages_reach_those_who_follow(first: Log, second: Log) {
+    const MANY: usize = 500;
+    let (ours, theirs) = (key("app_a", "chat:room1"), key("app_b", "chat:room1"));
+    let mut readers = [first.live(), second.live()];
+    for reader in &readers {
+        reader.watch.watch(vec![ours.clone()]).await.expect("watched");
+    }
+    let say = |key: &TopicKey, n: usize| Message { key: key.clone(), body: format!("{{\"n\":{n}}}").into() };
+    first.announce(vec![say(&theirs, 0)]).await.expect("announced");
+    for n in 0..MANY {
+        first.announce(vec![say(&ours, 2 * n), say(&ours, 2 * n + 1)]).await.expect("announced");
+    }
+    for reader in &mut readers {
+        for n in 0..2 * MANY {
+            let message = tokio::time::timeout(PATIENCE, reader.messages.recv()).await.expect("in time");
+            assert_eq!(message, Some(say(&ours, n)));
+        }
+    }
+    assert_eq!(whole(&second, &ours).await.len(), 0, "it is in no history");
+    assert_eq!(second.head(&ours).await.expect("head").offset, 0, "and takes no place");
 }
 
 /// A group reads everything in order until it has acknowledged it; groups do not disturb each other.

@@ -7,6 +7,7 @@
 mod backlog;
 mod entry;
 mod error;
+mod message;
 mod port;
 
 #[cfg(feature = "contract")]
@@ -15,7 +16,8 @@ pub mod contract;
 pub use backlog::{ALERT_SHARE, BacklogNews, BacklogWatch};
 pub use entry::{Entry, Identity, Outcome, SourcePosition, StoredEvent, TopicKey, partition_of};
 pub use error::LogError;
+pub use message::Message;
 pub use port::{
     Condition, EventLog, HistoryPage, HistoryQuery, LiveReader, LiveWatch, PageLimit, Reach, SideEffect,
-    SideEffectReader, Start,
+    SideEffectReader, Start, WAITING_MESSAGES,
 };

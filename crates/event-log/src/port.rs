@@ -1,6 +1,6 @@
 //! The interface that an event log offers.
 
-use crate::{Entry, LogError, Outcome, StoredEvent, TopicKey};
+use crate::{Entry, LogError, Message, Outcome, StoredEvent, TopicKey};
 use futures::future::BoxFuture;
 use shared_types::Position;
 use std::sync::Arc;
@@ -68,7 +68,12 @@ pub struct LiveReader {
     pub watch: Arc<dyn LiveWatch>,
     /// Their events, in batches.
     pub events: mpsc::Receiver<Vec<Arc<StoredEvent>>>,
+    /// What is announced under their keys. Those that find no room are dropped and counted.
+    pub messages: mpsc::Receiver<Message>,
 }
+
+/// How many messages may wait for whoever reads them.
+pub const WAITING_MESSAGES: usize = 16_384;
 
 /// Which topics a live reader follows.
 pub trait LiveWatch: Send + Sync {
@@ -114,6 +119,13 @@ pub trait EventLog: Send + Sync {
     /// # Errors
     /// See [`LogError`]; after `Unavailable` the caller may repeat under the same identities.
     fn append(&self, entries: Vec<Entry>) -> BoxFuture<'static, Result<Vec<Outcome>, LogError>>;
+
+    /// Says `messages` to whoever follows their keys now, in all processes; nothing is kept. Those of one process
+    /// under one key come in order. Resolved means on their way: who does not listen at this moment misses them.
+    ///
+    /// # Errors
+    /// `Unavailable` where it is not known whether anybody hears them.
+    fn announce(&self, messages: Vec<Message>) -> BoxFuture<'static, Result<(), LogError>>;
 
     /// A page of one topic's history. A topic without any event gets an epoch and stands at offset 0.
     fn history(

@@ -6,15 +6,20 @@
 use crate::{
     index::Subscription,
     live_event::LiveEvent,
+    message::{Listener, LiveMessage},
     outgoing::ReplyTo,
     shard::{Command, Shard},
+    topic::Join,
     writer::Writer,
 };
-use event_log::{EventLog, LiveReader, TopicKey};
+use event_log::{EventLog, LiveReader, LiveWatch, LogError, Message, TopicKey};
 use metrics::Metrics;
 use shared_types::{Position, SubscriptionId};
 use std::{sync::Arc, thread::available_parallelism};
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 /// How many commands may wait for a shard before callers wait in turn.
@@ -35,17 +40,24 @@ pub struct Hub {
     shards: Vec<mpsc::Sender<Command>>,
     hasher: ahash::RandomState,
     writers: Arc<[Arc<Writer>]>,
+    watch: Arc<dyn LiveWatch>,
 }
 
+/// What the names of the keys begin with under which instances send each other mail.
+pub const MAIL: &str = "@socket/";
+/// Mails that may wait.
+const MAILS: usize = 4_096;
+
 impl Hub {
-    /// Starts the shards and writers on `log`'s live reader, in `tasks`; they end with `stop`.
+    /// Starts the shards and writers on `log`'s live reader, in `tasks`; they end with `stop`. What is said under
+    /// keys of [`MAIL`] goes into the receiver; mail that finds no room is dropped.
     pub fn start(
         log: Arc<dyn EventLog>,
         metrics: Arc<Metrics>,
         tasks: &mut JoinSet<()>,
         stop: CancellationToken,
-    ) -> Arc<Self> {
-        let LiveReader { watch, events } = log.live();
+    ) -> (Arc<Self>, mpsc::Receiver<Arc<LiveMessage>>) {
+        let LiveReader { watch, events, messages } = log.live();
         let count = available_parallelism().map_or(2, usize::from).min(8);
         let writers: Arc<[Arc<Writer>]> = (0..count).map(|_| Arc::default()).collect();
         for writer in writers.iter() {
@@ -60,9 +72,11 @@ impl Hub {
                 sender
             })
             .collect();
-        let hub = Arc::new(Self { shards, hasher: ahash::RandomState::new(), writers });
-        tasks.spawn(distribute(hub.clone(), events, stop));
-        hub
+        let hub = Arc::new(Self { shards, hasher: ahash::RandomState::new(), writers, watch });
+        let (mail, mails) = mpsc::channel(MAILS);
+        tasks.spawn(distribute(hub.clone(), events, stop.clone()));
+        tasks.spawn(say(hub.clone(), messages, mail, metrics, stop));
+        (hub, mails)
     }
 
     /// The writer of a connection, by its number.
@@ -79,6 +93,33 @@ impl Hub {
         let shard = self.shard(&subscribe.subscription.key);
         // A shard that has stopped belongs to a process that is stopping: the connection ends anyway.
         let _ = self.shards[shard].send(Command::Subscribe(subscribe)).await;
+    }
+
+    /// Lets a connection hear what is said under `key`; answers once it misses nothing.
+    ///
+    /// # Errors
+    /// Those of the log, which could not be asked for it.
+    pub async fn join(&self, key: TopicKey, listener: Listener) -> Result<(), LogError> {
+        let stopping = || LogError::Unavailable("the server is stopping".to_owned());
+        let (reply, answer) = oneshot::channel();
+        let shard = self.shard(&key);
+        let join = Command::Join(key, Join { listener, reply });
+        self.shards[shard].send(join).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
+    }
+
+    /// Lets it hear nothing more under `key`.
+    pub async fn part(&self, key: TopicKey, connection: u64) {
+        let shard = self.shard(&key);
+        let _ = self.shards[shard].send(Command::Part(key, connection)).await;
+    }
+
+    /// Takes mail under `key` from now on.
+    ///
+    /// # Errors
+    /// Those of the log.
+    pub async fn take_mail(&self, key: TopicKey) -> Result<(), LogError> {
+        self.watch.watch(vec![key]).await.map(drop)
     }
 
     /// Ends a subscription and answers `reply` in the outbox, after which no event of it comes.
@@ -119,6 +160,38 @@ async fn distribute(
             if hub.shards[shard].send(Command::Events(events)).await.is_err() {
                 return;
             }
+        }
+    }
+}
+
+/// Hands each shard what is said under its keys. Waits for a shard that is busy: what finds no room in the log's queue
+/// is dropped there, and counted.
+async fn say(
+    hub: Arc<Hub>,
+    mut messages: mpsc::Receiver<Message>,
+    mail: mpsc::Sender<Arc<LiveMessage>>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    loop {
+        let message = tokio::select! {
+            () = stop.cancelled() => return,
+            message = messages.recv() => message,
+        };
+        let Some(message) = message else { return };
+        let message = match LiveMessage::read(&message) {
+            Ok(message) => Arc::new(message),
+            Err(error) => {
+                tracing::warn!(%error, "a message is none of ours");
+                continue;
+            }
+        };
+        if message.key.topic.as_str().starts_with(MAIL) {
+            if mail.try_send(message).is_err() {
+                metrics.messages_dropped.inc();
+            }
+        } else if hub.shards[hub.shard(&message.key)].send(Command::Message(message)).await.is_err() {
+            return;
         }
     }
 }

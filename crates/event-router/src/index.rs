@@ -7,6 +7,7 @@
 
 use crate::{live_event::LiveEvent, outbox::Outbox};
 use event_log::TopicKey;
+use serde_json::Value;
 use shared_types::{
     Filter, ReturnMode, SubscriptionId,
     filter::{FieldPath, Scalar, lookup},
@@ -27,6 +28,8 @@ pub struct Subscription {
     pub mode: ReturnMode,
     /// Where they go.
     pub outbox: Arc<Outbox>,
+    /// The id of the connection's socket, which does not hear what it says itself.
+    pub socket_id: Arc<str>,
     /// Whether it could not be made: its client was told, and nothing holds it any more.
     pub failed: AtomicBool,
 }
@@ -189,13 +192,18 @@ impl Index {
 
     /// The groups whose filter lets `event` through.
     pub(crate) fn matching(&self, event: &LiveEvent) -> Vec<usize> {
+        self.matching_payload(|| event.payload())
+    }
+
+    /// The groups whose filter lets a payload through, which is asked for only where there are filters.
+    pub(crate) fn matching_payload<'a>(&self, payload: impl Fn() -> &'a Value) -> Vec<usize> {
         let mut matched = self.unfiltered.clone();
         for (path, buckets) in &self.buckets {
-            let Some(value) = lookup(event.payload(), path).and_then(Scalar::of) else { continue };
+            let Some(value) = lookup(payload(), path).and_then(Scalar::of) else { continue };
             let Some(bucket) = buckets.get(&value) else { continue };
             matched.extend(bucket.iter().copied().filter(|&number| {
                 let group = self.groups[number].as_ref().expect("a bucket leads to a group");
-                group.filter.fields().len() == 1 || group.filter.matches(event.payload())
+                group.filter.fields().len() == 1 || group.filter.matches(payload())
             }));
         }
         matched
@@ -223,7 +231,7 @@ mod tests {
     use crate::outbox::OutboxLimits;
     use event_log::StoredEvent;
     use proptest::prelude::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
     use shared_types::{AppId, Environment, EventId, Position, RawObject, Scope, Source, TopicName};
 
     fn key() -> TopicKey {
@@ -240,6 +248,7 @@ mod tests {
             filter: Filter::parse(filter).expect("a valid filter"),
             mode: ReturnMode::Full,
             outbox: outbox.clone(),
+            socket_id: "sock_test".into(),
             failed: AtomicBool::new(false),
         })
     }

@@ -8,6 +8,7 @@ mod frame;
 mod hub;
 mod index;
 mod live_event;
+mod message;
 mod outbox;
 mod outgoing;
 mod projection;
@@ -17,9 +18,12 @@ mod topic;
 mod writer;
 
 pub use frame::text_frame;
-pub use hub::{Hub, Subscribe};
+pub use hub::{Hub, MAIL, Subscribe};
 pub use index::{Index, Subscription};
 pub use live_event::{LiveEvent, Protocol};
+pub use message::{
+    Content, Letter, Listener, LiveMessage, Mail, PresenceAction, PresenceChange, Saying, Sender,
+};
 pub use outbox::{Attention, Flushed, Outbox, OutboxLimits, Wire};
 pub use outgoing::{CloseReason, Control, Outgoing, ReplyTo, Subscribed};
 pub use projection::project;

@@ -1,6 +1,6 @@
 //! What is written to a connection, before any transport has given it a form.
 
-use crate::live_event::LiveEvent;
+use crate::{live_event::LiveEvent, message::LiveMessage};
 use shared_types::{Position, Problem, ReturnMode, SubscriptionId, TopicName};
 use std::sync::Arc;
 
@@ -111,6 +111,15 @@ pub enum Outgoing {
         /// The subscriptions that matched, where the connection has several on the topic.
         subscriptions: Option<Box<[SubscriptionId]>>,
     },
+    /// A message as it was said, or who is present.
+    Message(Arc<LiveMessage>),
+    /// A channel's message, for those who subscribed to a topic of its name.
+    MessageEvent {
+        /// The message, shared.
+        message: Arc<LiveMessage>,
+        /// The subscriptions that matched, where the connection has several on the topic.
+        subscriptions: Option<Box<[SubscriptionId]>>,
+    },
     /// Something for this connection only.
     Control(ReplyTo, Box<Control>),
     /// A packet of the transport itself, as it is.
@@ -129,6 +138,7 @@ impl Outgoing {
                 Control::Done(text) => 64 + text.len(),
                 _ => 256,
             },
+            Self::Message(message) | Self::MessageEvent { message, .. } => message.size(),
             Self::Packet(text) => text.len(),
         }
     }

@@ -6,7 +6,8 @@ use crate::{
     live_event::LiveEvent,
     outgoing::{Control, ReplyTo},
     route::now_ms,
-    topic::{Need, PAGE, Topic},
+    message::LiveMessage,
+    topic::{Join, Need, PAGE, Topic},
     writer::Writer,
 };
 use event_log::{EventLog, HistoryPage, HistoryQuery, LiveWatch, LogError, Start, TopicKey};
@@ -37,6 +38,12 @@ pub enum Command {
     Events(Vec<Arc<LiveEvent>>),
     /// A new subscription.
     Subscribe(Subscribe),
+    /// Something said under a topic's key.
+    Message(Arc<LiveMessage>),
+    /// A connection that wants to hear what is said.
+    Join(TopicKey, Join),
+    /// One that no longer does, by its number.
+    Part(TopicKey, u64),
     /// The end of one, with an answer.
     Unsubscribe(Arc<Subscription>, ReplyTo),
     /// The end of a connection's subscriptions.
@@ -103,6 +110,17 @@ impl Shard {
         match command {
             Command::Events(events) => self.deliver(events).await,
             Command::Subscribe(subscribe) => self.subscribe(subscribe),
+            Command::Message(message) => {
+                if let Some(topic) = self.topics.get_mut(&message.key) {
+                    topic.message(&message);
+                }
+            }
+            Command::Join(key, join) => self.join(key, join),
+            Command::Part(key, connection) => {
+                if let Some(topic) = self.topics.get_mut(&key) {
+                    topic.part(connection);
+                }
+            }
             Command::Unsubscribe(subscription, reply) => {
                 self.end(&subscription.key, &subscription.id);
                 subscription.outbox.control(reply, Control::Done(String::new()));
@@ -131,12 +149,24 @@ impl Shard {
 
     fn subscribe(&mut self, subscribe: Subscribe) {
         let key = subscribe.subscription.key.clone();
-        let is_new = !self.topics.contains_key(&key);
+        let (topic, open) = self.topic(&key);
+        let need = topic.subscribe(subscribe);
+        self.serve(&key, open.into_iter().chain(need));
+    }
+
+    fn join(&mut self, key: TopicKey, join: Join) {
+        let (topic, open) = self.topic(&key);
+        topic.join(join);
+        self.serve(&key, open);
+    }
+
+    /// The topic, and the need to open it where it is new.
+    fn topic(&mut self, key: &TopicKey) -> (&mut Topic, Option<Need>) {
+        let open = (!self.topics.contains_key(key)).then_some(Need::Open);
         let metrics = &self.metrics;
         let topic =
             self.topics.entry(key.clone()).or_insert_with(|| Topic::new(key.clone(), metrics.clone()));
-        let need = topic.subscribe(subscribe);
-        self.serve(&key, is_new.then_some(Need::Open).into_iter().chain(need));
+        (topic, open)
     }
 
     fn end(&mut self, key: &TopicKey, id: &SubscriptionId) {

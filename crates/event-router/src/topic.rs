@@ -6,6 +6,7 @@ use crate::{
     hub::Subscribe,
     index::Index,
     live_event::LiveEvent,
+    message::Listener,
     outbox::Outbox,
     outgoing::{Control, Outgoing, ReplyTo, Subscribed},
     projection::effective,
@@ -56,6 +57,8 @@ struct Recovering {
     lost: bool,
 }
 
+pub use saying::Join;
+
 /// One topic's state.
 pub struct Topic {
     key: TopicKey,
@@ -71,6 +74,10 @@ pub struct Topic {
     buffered: Vec<Arc<LiveEvent>>,
     overflowed: bool,
     idle_since: Option<Instant>,
+    /// Connections that hear what is said under the key, by number.
+    listeners: HashMap<u64, Listener>,
+    /// Joins that wait for the topic to be followed.
+    joining: Vec<Join>,
     metrics: Arc<Metrics>,
 }
 
@@ -88,6 +95,8 @@ impl Topic {
             buffered: Vec::new(),
             overflowed: false,
             idle_since: None,
+            listeners: HashMap::new(),
+            joining: Vec::new(),
             metrics,
         }
     }
@@ -108,6 +117,8 @@ impl Topic {
             || !self.waiting.is_empty()
             || !self.ahead.is_empty()
             || !self.recovering.is_empty()
+            || !self.listeners.is_empty()
+            || !self.joining.is_empty()
             || !matches!(self.stage, Stage::Live);
         if wanted {
             self.idle_since = None;
@@ -191,13 +202,20 @@ impl Topic {
     pub fn opened(&mut self, head: Position) -> Vec<Need> {
         self.position = head;
         self.stage = Stage::Live;
+        for join in std::mem::take(&mut self.joining) {
+            self.join(join);
+        }
         self.settle()
     }
+
 
     /// The topic could not be opened: everybody who waits is told.
     pub fn failed(&mut self, error: &LogError) {
         for subscribe in self.waiting.drain(..) {
             fail(&subscribe, error.clone().into());
+        }
+        for join in self.joining.drain(..) {
+            let _ = join.reply.send(Err(error.clone()));
         }
     }
 
@@ -477,6 +495,8 @@ fn fail(subscribe: &Subscribe, problem: Problem) {
 fn refuse(subscribe: &Subscribe, problem: Problem) {
     subscribe.subscription.outbox.control(subscribe.reply.clone(), Control::Failed(problem));
 }
+
+mod saying;
 
 #[cfg(test)]
 mod tests;

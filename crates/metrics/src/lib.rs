@@ -127,6 +127,10 @@ pub struct Metrics {
     pub append_seconds: Histogram,
     /// `realtime_log_gaps_total`: gaps in a topic's offsets met by a live reader.
     pub log_gaps: IntCounter,
+    /// `realtime_messages_delivered_total`: channel messages and presence changes pushed to connections.
+    pub messages_delivered: IntCounter,
+    /// `realtime_messages_dropped_total`: channel messages that found no room in this process.
+    pub messages_dropped: IntCounter,
     /// `realtime_log_history_shortened_total`: events whose history ended early because memory ran short.
     pub log_history_shortened: IntCounter,
     /// `realtime_log_backlog_ratio`: what side-effect readers have yet to read, as a share of the limit (0 to 1).
@@ -261,6 +265,16 @@ impl Metrics {
                 r,
                 "realtime_log_gaps_total",
                 "Gaps in a topic's offsets met by live readers",
+            ),
+            messages_delivered: registry::counter(
+                r,
+                "realtime_messages_delivered_total",
+                "Channel messages and presence changes pushed to connections",
+            ),
+            messages_dropped: registry::counter(
+                r,
+                "realtime_messages_dropped_total",
+                "Channel messages dropped because their readers were behind",
             ),
             log_history_shortened: registry::counter(
                 r,

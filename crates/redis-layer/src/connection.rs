@@ -202,6 +202,11 @@ pub fn plain(name: &'static str) -> CustomCommand {
     CustomCommand::new_static(name, ClusterHash::Random, false)
 }
 
+/// A command whose first argument is its key.
+pub fn on_key(name: &'static str) -> CustomCommand {
+    CustomCommand::new_static(name, ClusterHash::FirstKey, false)
+}
+
 /// A command on keys of a partition.
 pub fn on(partition: Partition, name: &'static str) -> CustomCommand {
     CustomCommand::new_static(name, partition.slot(), false)

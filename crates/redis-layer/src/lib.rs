@@ -10,8 +10,10 @@ mod error;
 pub mod event_log;
 mod generation;
 mod keys;
+mod presence;
 mod scripts;
 mod settings;
 
 pub use error::RedisError;
+pub use presence::RedisPresence;
 pub use settings::{HistoryLimit, RedisSettings};

@@ -30,6 +30,12 @@ impl TopicName {
         Ok(Self(text.into()))
     }
 
+    /// A name that was checked before, or one of the platform's own, which begin with `@` so that no client can use
+    /// them.
+    pub fn from_stored(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// A name for the registry: lower case segments joined by dots (`order.updated`), at least one dot.
     ///
     /// # Errors

@@ -4,8 +4,8 @@
 //! looking every half second. Whatever the hint, a partition is followed by position: events that were handed over
 //! are taken only where they connect to it, and are read otherwise.
 
-use super::{PARTITIONS, append::Grown, ask, notify, rows, within, writer::Command};
-use event_log::{LiveReader, LiveWatch, LogError, StoredEvent, TopicKey, partition_of};
+use super::{PARTITIONS, append::Grown, ask, messages::Wanted, notify, rows, within, writer::Command};
+use event_log::{LiveReader, LiveWatch, LogError, Message, StoredEvent, TopicKey, partition_of};
 use futures::future::BoxFuture;
 use metrics::Metrics;
 use parking_lot::Mutex;
@@ -43,16 +43,24 @@ pub struct LiveHub {
     asks: mpsc::Sender<Ask>,
     committed: mpsc::Sender<Grown>,
     events: Mutex<Option<mpsc::Receiver<Vec<Arc<StoredEvent>>>>>,
+    messages: Mutex<Option<mpsc::Receiver<Message>>>,
 }
 
 impl LiveHub {
     /// The hub and the task to run.
-    pub fn new(pool: PgPool, commands: mpsc::Sender<Command>, metrics: Arc<Metrics>) -> (Self, Reader) {
+    pub fn new(
+        pool: PgPool,
+        commands: mpsc::Sender<Command>,
+        metrics: Arc<Metrics>,
+        wanted: Wanted,
+        messages: mpsc::Receiver<Message>,
+    ) -> (Self, Reader) {
         let (asks, asked) = mpsc::channel(1024);
         let (committed, grown) = mpsc::channel(256);
         let (out, events) = mpsc::channel(64);
-        let reader = Reader { pool, commands, metrics, asked, grown, out, partitions: HashMap::new() };
-        (Self { asks, committed, events: Mutex::new(Some(events)) }, reader)
+        let reader = Reader { pool, commands, metrics, asked, grown, out, wanted, partitions: HashMap::new() };
+        let (events, messages) = (Mutex::new(Some(events)), Mutex::new(Some(messages)));
+        (Self { asks, committed, events, messages }, reader)
     }
 
     /// Where the writer hands over what it committed.
@@ -63,7 +71,8 @@ impl LiveHub {
     /// The reader's end, once; later calls get one that has ended.
     pub fn open(&self) -> LiveReader {
         let events = self.events.lock().take().unwrap_or_else(|| mpsc::channel(1).1);
-        LiveReader { watch: Arc::new(Watch { asks: self.asks.clone() }), events }
+        let messages = self.messages.lock().take().unwrap_or_else(|| mpsc::channel(1).1);
+        LiveReader { watch: Arc::new(Watch { asks: self.asks.clone() }), events, messages }
     }
 }
 
@@ -107,6 +116,8 @@ pub struct Reader {
     asked: mpsc::Receiver<Ask>,
     grown: mpsc::Receiver<Grown>,
     out: mpsc::Sender<Vec<Arc<StoredEvent>>>,
+    /// The keys of all partitions, for messages.
+    wanted: Wanted,
     partitions: HashMap<u16, Followed>,
 }
 
@@ -195,6 +206,7 @@ impl Reader {
             let partition = partition_of(key, PARTITIONS);
             if let Some(followed) = self.partitions.get_mut(&partition) {
                 followed.wanted.remove(key);
+                self.wanted.write().remove(key);
                 if followed.wanted.is_empty() {
                     self.partitions.remove(&partition);
                 }
@@ -242,6 +254,7 @@ impl Reader {
                 Followed { sequence, wanted: HashSet::new() }
             });
             followed.wanted.insert(key.clone());
+            self.wanted.write().insert(key.clone());
         }
         Ok(snapshot.heads)
     }

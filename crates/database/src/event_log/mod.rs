@@ -11,6 +11,7 @@ mod ids;
 mod live;
 mod load;
 mod memory;
+mod messages;
 mod notify;
 mod plan;
 mod retention;
@@ -27,7 +28,7 @@ pub use ids::forget_ids;
 
 pub(crate) use append::Request;
 use event_log::{
-    Entry, EventLog, HistoryPage, HistoryQuery, LiveReader, LogError, Outcome, SideEffectReader, TopicKey,
+    Entry, EventLog, HistoryPage, HistoryQuery, LiveReader, LogError, Message, Outcome, SideEffectReader, TopicKey,
 };
 use futures::future::BoxFuture;
 use metrics::Metrics;
@@ -74,6 +75,7 @@ pub struct PostgresEventLog {
     pool: PgPool,
     commands: mpsc::Sender<Command>,
     live: live::LiveHub,
+    messages: messages::Messages,
 }
 
 impl PostgresEventLog {
@@ -90,7 +92,11 @@ impl PostgresEventLog {
         let (commands, queue) = mpsc::channel(QUEUE);
         let (notifier, notify) = notify::start(pool.clone());
         let full = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let (live, reader) = live::LiveHub::new(pool.clone(), commands.clone(), metrics.clone());
+        let wanted = messages::Wanted::default();
+        let (messages, said) =
+            messages::Messages::start(pool.clone(), wanted.clone(), metrics.clone(), tasks, stop.clone());
+        let (live, reader) =
+            live::LiveHub::new(pool.clone(), commands.clone(), metrics.clone(), wanted, said);
         let writer = writer::Writer::new(
             pool.clone(),
             queue,
@@ -103,7 +109,7 @@ impl PostgresEventLog {
         tasks.spawn(notify);
         tasks.spawn(reader.run(stop.clone()));
         tasks.spawn(retention::Sweeper::new(pool.clone(), settings, full, metrics).run(stop));
-        Arc::new(Self { pool, commands, live })
+        Arc::new(Self { pool, commands, live, messages })
     }
 }
 
@@ -145,6 +151,11 @@ impl EventLog for PostgresEventLog {
 
     fn head(&self, key: &TopicKey) -> BoxFuture<'static, Result<Position, LogError>> {
         Box::pin(history::head(self.pool.clone(), self.commands.clone(), key.clone()))
+    }
+
+    fn announce(&self, messages: Vec<Message>) -> BoxFuture<'static, Result<(), LogError>> {
+        // As with appends: the first poll takes a place in the queue.
+        Box::pin(tokio::task::unconstrained(self.messages.clone().say(messages)))
     }
 
     fn live(&self) -> LiveReader {

@@ -47,7 +47,8 @@ fn subscription() -> Arc<crate::index::Subscription> {
         filter: Filter::default(),
         mode: ReturnMode::Full,
         outbox: Outbox::new(OutboxLimits::default()),
-        failed: AtomicBool::new(false),
+        socket_id: "sock_test".into(),
+            failed: AtomicBool::new(false),
     })
 }
 
@@ -78,6 +79,8 @@ async fn said(subscription: &crate::index::Subscription) -> Vec<String> {
             Control::Position { position, gap, .. } => format!("position {position} gap={gap}"),
             other => format!("{other:?}"),
         },
+        Outgoing::Message(message) => format!("message {:?}", message.content),
+        Outgoing::MessageEvent { message, .. } => format!("event of {:?}", message.content),
         Outgoing::Packet(text) => (*text).to_owned(),
     };
     batch.iter().map(short).collect()

@@ -4,13 +4,14 @@
 //! a new connection, a head that nothing led to) the topic is read by position.
 
 use super::{
+    announce,
     control::{self, Done, Order, WatchAsk},
     encode, history,
     lane::Shore,
     messages::{self, Heard},
 };
 use crate::connection::{Link, Links};
-use event_log::{HistoryQuery, LiveReader, LiveWatch, LogError, PageLimit, Start, StoredEvent, TopicKey};
+use event_log::{HistoryQuery, LiveReader, LiveWatch, LogError, Message, PageLimit, Start, StoredEvent, TopicKey, WAITING_MESSAGES};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use shared_types::Position;
@@ -50,6 +51,7 @@ enum Ask {
 pub struct LiveHub {
     asks: mpsc::Sender<Ask>,
     events: Mutex<Option<mpsc::Receiver<Vec<Arc<StoredEvent>>>>>,
+    messages: Mutex<Option<mpsc::Receiver<Message>>>,
 }
 
 impl LiveHub {
@@ -57,19 +59,21 @@ impl LiveHub {
     pub fn start(shore: Arc<Shore>, tasks: &mut JoinSet<()>, stop: CancellationToken) -> Self {
         let (asks, asked) = mpsc::channel(1024);
         let (out, events) = mpsc::channel(64);
+        let (say, messages) = mpsc::channel(WAITING_MESSAGES);
         tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = run(shore, asked, out) => stop.cancelled().await,
+                () = run(shore, asked, out, say) => stop.cancelled().await,
             }
         });
-        Self { asks, events: Mutex::new(Some(events)) }
+        Self { asks, events: Mutex::new(Some(events)), messages: Mutex::new(Some(messages)) }
     }
 
     /// The reader's end, once; later calls get one that has ended.
     pub fn open(&self) -> LiveReader {
         let events = self.events.lock().take().unwrap_or_else(|| mpsc::channel(1).1);
-        LiveReader { watch: Arc::new(Watch { asks: self.asks.clone() }), events }
+        let messages = self.messages.lock().take().unwrap_or_else(|| mpsc::channel(1).1);
+        LiveReader { watch: Arc::new(Watch { asks: self.asks.clone() }), events, messages }
     }
 }
 
@@ -103,7 +107,12 @@ impl LiveWatch for Watch {
 }
 
 /// Waits for the connection, then reads with what listens and subscribes beside it.
-async fn run(shore: Arc<Shore>, asked: mpsc::Receiver<Ask>, out: mpsc::Sender<Vec<Arc<StoredEvent>>>) {
+async fn run(
+    shore: Arc<Shore>,
+    asked: mpsc::Receiver<Ask>,
+    out: mpsc::Sender<Vec<Arc<StoredEvent>>>,
+    say: mpsc::Sender<Message>,
+) {
     let Some(link) = connected(&shore.links).await else { return };
     let (heard_in, heard) = mpsc::channel(HEARD);
     let (orders, ordered) = mpsc::channel(1024);
@@ -112,6 +121,7 @@ async fn run(shore: Arc<Shore>, asked: mpsc::Receiver<Ask>, out: mpsc::Sender<Ve
         shore: shore.clone(),
         link: link.clone(),
         orders,
+        say,
         topics: HashMap::new(),
         channels: HashMap::new(),
         behind: HashSet::new(),
@@ -142,6 +152,7 @@ struct Reader {
     shore: Arc<Shore>,
     link: Arc<Link>,
     orders: mpsc::Sender<Order>,
+    say: mpsc::Sender<Message>,
     topics: HashMap<TopicKey, Followed>,
     channels: HashMap<String, TopicKey>,
     /// Topics that could not be read by position and are to be.
@@ -208,6 +219,12 @@ impl Reader {
     /// Takes a message where it connects.
     async fn take(&mut self, channel: &str, text: &str, events: &mut Vec<Arc<StoredEvent>>) {
         let Some(key) = self.channels.get(channel) else { return };
+        if let Some(body) = announce::message(text) {
+            if self.say.try_send(Message { key: key.clone(), body: body.into() }).is_err() {
+                self.shore.metrics.messages_dropped.inc();
+            }
+            return;
+        }
         let Some(followed) = self.topics.get_mut(key) else { return };
         let event = match encode::decode_for(key, text) {
             Ok(event) => event,

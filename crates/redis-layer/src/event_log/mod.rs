@@ -4,6 +4,7 @@
 //! partition sends what has queued up as one script, which numbers, keeps and announces it in one atomic step. Live
 //! readers hear of events by publish/subscribe and read by position wherever a message may be missing.
 
+mod announce;
 mod batch;
 mod control;
 mod encode;
@@ -21,11 +22,12 @@ use crate::{
     error::RedisError,
     generation::{self, Guard},
     keys::{PARTITIONS, Partition},
+    presence::RedisPresence,
     settings::RedisSettings,
 };
 use batch::{Mark, Prepared};
 use event_log::{
-    Condition, Entry, EventLog, HistoryPage, HistoryQuery, LiveReader, LogError, Outcome, SideEffectReader,
+    Condition, Entry, EventLog, HistoryPage, HistoryQuery, LiveReader, LogError, Message, Outcome, SideEffectReader,
     TopicKey,
 };
 use fred::interfaces::ClientLike;
@@ -99,6 +101,13 @@ impl RedisEventLog {
     }
 }
 
+impl RedisEventLog {
+    /// Presence over the same connections.
+    pub fn presence(&self) -> RedisPresence {
+        RedisPresence::new(self.shore.links.clone())
+    }
+}
+
 impl EventLog for RedisEventLog {
     fn append(&self, entries: Vec<Entry>) -> BoxFuture<'static, Result<Vec<Outcome>, LogError>> {
         let entries = entries.iter().map(Prepared::new).collect();
@@ -121,6 +130,10 @@ impl EventLog for RedisEventLog {
             let mut heads = history::heads(&shore, std::slice::from_ref(&key)).await?;
             heads.remove(&key).ok_or_else(|| LogError::Internal("no head for a topic".to_owned()))
         })
+    }
+
+    fn announce(&self, messages: Vec<Message>) -> BoxFuture<'static, Result<(), LogError>> {
+        Box::pin(tokio::task::unconstrained(announce::announce(self.shore.clone(), messages)))
     }
 
     fn live(&self) -> LiveReader {

@@ -7,7 +7,7 @@ use testkit::{LocalRedis, LocalRedisCluster, Persistence, TestDatabase};
 
 /// Keeps the store and the instances alive for a test.
 pub struct Guard<Server> {
-    _instances: [Instance; 2],
+    instances: [Instance; 2],
     _server: Server,
     _database: TestDatabase,
 }
@@ -15,7 +15,35 @@ pub struct Guard<Server> {
 fn two<Server>(url: &str, server: Server, database: TestDatabase) -> (Guard<Server>, Log, Log) {
     let instances = [(); 2].map(|()| Instance::start(RedisSettings::new(url), &database));
     let [first, second]: [Log; 2] = [instances[0].log.clone(), instances[1].log.clone()];
-    (Guard { _instances: instances, _server: server, _database: database }, first, second)
+    (Guard { instances, _server: server, _database: database }, first, second)
+}
+
+mod presence_on_a_server {
+    use super::*;
+    use presence::contract::Store;
+
+    async fn start() -> (Guard<LocalRedis>, Store) {
+        let server = LocalRedis::start(Persistence::Nothing);
+        let (guard, ..) = two(&server.url(), server, testkit::database().await);
+        let store = std::sync::Arc::new(guard.instances[0].log.presence());
+        (guard, store)
+    }
+
+    presence::contract_tests!(start);
+}
+
+mod presence_on_a_cluster {
+    use super::*;
+    use presence::contract::Store;
+
+    async fn start() -> (Guard<LocalRedisCluster>, Store) {
+        let cluster = LocalRedisCluster::start();
+        let (guard, ..) = two(&cluster.url(), cluster, testkit::database().await);
+        let store = std::sync::Arc::new(guard.instances[0].log.presence());
+        (guard, store)
+    }
+
+    presence::contract_tests!(start);
 }
 
 mod server {

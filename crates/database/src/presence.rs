@@ -1,0 +1,213 @@
+//! Presence on PostgreSQL, in unlogged tables: it does not outlive the server, and need not.
+
+use futures::future::FutureExt as _;
+use presence::{Answer, Entered, Gone, Kind, LEASE, Member, Place, Presence, PresenceError};
+use serde_json::Value;
+use shared_types::{AppId, Scope};
+use sqlx::{PgPool, Row, postgres::PgRow};
+use std::{future::Future, time::Duration};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Presence on PostgreSQL.
+pub struct PostgresPresence {
+    pool: PgPool,
+}
+
+impl PostgresPresence {
+    /// Presence in the platform's database.
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+}
+
+fn answer<T: Send + 'static>(
+    work: impl Future<Output = Result<T, sqlx::Error>> + Send + 'static,
+) -> Answer<T> {
+    async move {
+        match tokio::time::timeout(TIMEOUT, work).await {
+            Ok(done) => done.map_err(|error| PresenceError(error.to_string())),
+            Err(_) => Err(PresenceError("no answer in time".to_owned())),
+        }
+    }
+    .boxed()
+}
+
+fn member(row: &PgRow) -> Result<Member, sqlx::Error> {
+    let data: &str = row.try_get("data")?;
+    Ok(Member {
+        client_id: row.try_get("client_id")?,
+        socket_id: row.try_get("socket_id")?,
+        data: serde_json::from_str(data).unwrap_or(Value::Null),
+        joined_at: row.try_get("joined_at")?,
+    })
+}
+
+fn gone(row: &PgRow) -> Result<Option<Gone>, sqlx::Error> {
+    let application: &str = row.try_get("application_id")?;
+    let environment: &str = row.try_get("environment")?;
+    let place = Place::read(row.try_get("place")?);
+    let (Ok(environment), Some(place)) = (environment.parse(), place) else { return Ok(None) };
+    let scope = Scope::new(AppId::from_stored(application), environment);
+    Ok(Some(Gone { scope, place, member: member(row)? }))
+}
+
+impl Presence for PostgresPresence {
+    fn enter(&self, scope: &Scope, place: &Place, instance: &str, member: Member) -> Answer<Entered> {
+        let (pool, scope, place, instance) =
+            (self.pool.clone(), scope.clone(), place.text(), instance.to_owned());
+        answer(async move {
+            let row = sqlx::query(
+                "insert into presence_members as m \
+                     (application_id, environment, place, socket_id, client_id, instance, data, joined_at) \
+                 values ($1, $2, $3, $4, $5, $6, $7, $8) \
+                 on conflict (application_id, environment, place, socket_id) do update \
+                     set client_id = excluded.client_id, instance = excluded.instance, data = excluded.data \
+                 returning m.joined_at, xmax = 0 as is_new",
+            )
+            .bind(scope.application().as_str())
+            .bind(scope.environment().as_str())
+            .bind(&place)
+            .bind(&member.socket_id)
+            .bind(&member.client_id)
+            .bind(&instance)
+            .bind(member.data.to_string())
+            .bind(member.joined_at)
+            .fetch_one(&pool)
+            .await?;
+            let elsewhere = elsewhere(&pool, &scope, &place, &member.client_id, &instance).await?;
+            let member = Member { joined_at: row.try_get("joined_at")?, ..member };
+            Ok(Entered { is_new: row.try_get("is_new")?, member, elsewhere })
+        })
+    }
+
+    fn leave(&self, scope: &Scope, place: &Place, socket_id: &str) -> Answer<Option<Member>> {
+        let query = sqlx::query(
+            "delete from presence_members \
+             where application_id = $1 and environment = $2 and place = $3 and socket_id = $4 \
+             returning client_id, socket_id, data, joined_at",
+        )
+        .bind(scope.application().to_string())
+        .bind(scope.environment().as_str())
+        .bind(place.text())
+        .bind(socket_id.to_owned());
+        let pool = self.pool.clone();
+        answer(async move { query.fetch_optional(&pool).await?.as_ref().map(member).transpose() })
+    }
+
+    fn members(&self, scope: &Scope, place: &Place, after: Option<&str>, limit: usize) -> Answer<Vec<Member>> {
+        let query = sqlx::query(
+            "select client_id, socket_id, data, joined_at from presence_members \
+             where application_id = $1 and environment = $2 and place = $3 and socket_id > $4 \
+             order by socket_id limit $5",
+        )
+        .bind(scope.application().to_string())
+        .bind(scope.environment().as_str())
+        .bind(place.text())
+        .bind(after.unwrap_or_default().to_owned())
+        .bind(limit as i64);
+        let pool = self.pool.clone();
+        answer(async move { query.fetch_all(&pool).await?.iter().map(member).collect() })
+    }
+
+    fn places(
+        &self,
+        scope: &Scope,
+        kind: Kind,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Answer<Vec<(String, u64)>> {
+        let prefix = format!("{}:", kind.letter());
+        let query = sqlx::query(
+            "select place, count(*) as members from presence_members \
+             where application_id = $1 and environment = $2 and place > $3 and starts_with(place, $4) \
+             group by place order by place limit $5",
+        )
+        .bind(scope.application().to_string())
+        .bind(scope.environment().as_str())
+        .bind(format!("{prefix}{}", after.unwrap_or_default()))
+        .bind(prefix)
+        .bind(limit as i64);
+        let pool = self.pool.clone();
+        answer(async move {
+            let rows = query.fetch_all(&pool).await?;
+            let place = |row: &PgRow| {
+                let text: &str = row.try_get("place")?;
+                let members: i64 = row.try_get("members")?;
+                Ok((text[2..].to_owned(), members.unsigned_abs()))
+            };
+            rows.iter().map(place).collect()
+        })
+    }
+
+    fn renew(&self, instance: &str) -> Answer<bool> {
+        let (pool, instance) = (self.pool.clone(), instance.to_owned());
+        answer(async move {
+            let held = sqlx::query_scalar(
+                "with old as (select expires_at > clock_timestamp() as holds from presence_instances \
+                              where instance = $1), \
+                 new as (insert into presence_instances (instance, expires_at) \
+                         values ($1, clock_timestamp() + make_interval(secs => $2)) \
+                         on conflict (instance) do update set expires_at = excluded.expires_at) \
+                 select coalesce((select holds from old), false)",
+            );
+            held.bind(instance).bind(LEASE.as_secs_f64()).fetch_one(&pool).await
+        })
+    }
+
+    fn retire(&self, instance: &str) -> Answer<()> {
+        let (pool, instance) = (self.pool.clone(), instance.to_owned());
+        answer(async move {
+            let sql = "delete from presence_instances where instance = $1";
+            sqlx::query(sql).bind(instance).execute(&pool).await.map(drop)
+        })
+    }
+
+    fn reap(&self) -> Answer<Vec<Gone>> {
+        let pool = self.pool.clone();
+        answer(async move {
+            let rows = sqlx::query(
+                "delete from presence_members m where not exists ( \
+                     select from presence_instances i \
+                     where i.instance = m.instance and i.expires_at > clock_timestamp()) \
+                 returning application_id, environment, place, client_id, socket_id, data, joined_at",
+            )
+            .fetch_all(&pool)
+            .await?;
+            let sql = "delete from presence_instances where expires_at < clock_timestamp() - interval '1 minute'";
+            sqlx::query(sql).execute(&pool).await?;
+            rows.iter().filter_map(|row| gone(row).transpose()).collect()
+        })
+    }
+
+    fn instances(&self) -> Answer<Vec<String>> {
+        let pool = self.pool.clone();
+        answer(async move {
+            let sql = "select instance from presence_instances where expires_at > clock_timestamp() order by 1";
+            sqlx::query_scalar(sql).fetch_all(&pool).await
+        })
+    }
+}
+
+/// Entries of the same client by other instances.
+async fn elsewhere(
+    pool: &PgPool,
+    scope: &Scope,
+    place: &str,
+    client_id: &str,
+    instance: &str,
+) -> Result<Vec<(String, Member)>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select instance, client_id, socket_id, data, joined_at from presence_members \
+         where application_id = $1 and environment = $2 and place = $3 and client_id = $4 and instance <> $5 \
+         order by socket_id limit 100",
+    )
+    .bind(scope.application().as_str())
+    .bind(scope.environment().as_str())
+    .bind(place)
+    .bind(client_id)
+    .bind(instance)
+    .fetch_all(pool)
+    .await?;
+    rows.iter().map(|row| Ok((row.try_get("instance")?, member(row)?))).collect()
+}

@@ -1,0 +1,144 @@
+//! What every implementation must do, as tests over one store.
+
+use crate::{Kind, LEASE, Member, Place, Presence};
+use serde_json::{Value, json};
+use shared_types::{AppId, Environment, Scope};
+use std::sync::Arc;
+
+/// The store under test.
+pub type Store = Arc<dyn Presence>;
+
+/// Writes a `#[tokio::test]` for each part of the contract; `$start` is an async function that answers a guard and a
+/// store.
+#[macro_export]
+macro_rules! contract_tests {
+    ($start:path) => {
+        $crate::contract_tests!(
+            $start;
+            members_come_change_and_go,
+            places_and_members_are_listed_by_pages,
+            scopes_and_kinds_are_apart,
+            a_client_elsewhere_is_told,
+            the_dead_are_reaped_once,
+        );
+    };
+    ($start:path; $($name:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let (_guard, store) = $start().await;
+                $crate::contract::$name(store).await;
+            }
+        )*
+    };
+}
+
+fn scope(application: &str) -> Scope {
+    Scope::new(AppId::from_stored(application), Environment::Development)
+}
+
+fn place(kind: Kind, name: &str) -> Place {
+    Place { kind, name: name.to_owned() }
+}
+
+fn member(client: &str, socket: &str, data: Value) -> Member {
+    Member { client_id: client.to_owned(), socket_id: socket.to_owned(), data, joined_at: 7 }
+}
+
+async fn sockets(store: &Store, scope: &Scope, place: &Place) -> Vec<String> {
+    let members = store.members(scope, place, None, 100).await.expect("members");
+    members.into_iter().map(|member| member.socket_id).collect()
+}
+
+/// Entering is answered, entering again changes the data and nothing else, and who has left is gone.
+pub async fn members_come_change_and_go(store: Store) {
+    let (scope, room) = (scope("app_a"), place(Kind::Present, "chat:room1"));
+    store.renew("i1").await.expect("renewed");
+    let entered = store.enter(&scope, &room, "i1", member("alice", "s1", json!({ "a": 1 }))).await.expect("in");
+    assert!(entered.is_new && entered.elsewhere.is_empty());
+    let later = Member { joined_at: 9, ..member("alice", "s1", json!([null, "x\"\u{e4}"])) };
+    let again = store.enter(&scope, &room, "i1", later).await.expect("in");
+    assert!(!again.is_new);
+    assert_eq!(again.member, member("alice", "s1", json!([null, "x\"\u{e4}"])), "it came when it came");
+    assert_eq!(store.members(&scope, &room, None, 10).await.expect("members"), [again.member.clone()]);
+    assert_eq!(store.leave(&scope, &room, "s1").await.expect("left"), Some(again.member));
+    assert_eq!(store.leave(&scope, &room, "s1").await.expect("left"), None);
+    assert!(sockets(&store, &scope, &room).await.is_empty());
+    assert!(store.places(&scope, Kind::Present, None, 10).await.expect("places").is_empty());
+}
+
+/// Lists go on behind the last name.
+pub async fn places_and_members_are_listed_by_pages(store: Store) {
+    let scope = scope("app_a");
+    store.renew("i1").await.expect("renewed");
+    for room in 0..5 {
+        for socket in 0..=room {
+            let at = place(Kind::Channel, &format!("room:{room}"));
+            store.enter(&scope, &at, "i1", member("a", &format!("s{socket}"), Value::Null)).await.expect("in");
+        }
+    }
+    let first = store.places(&scope, Kind::Channel, None, 3).await.expect("places");
+    assert_eq!(first, [("room:0".to_owned(), 1), ("room:1".to_owned(), 2), ("room:2".to_owned(), 3)]);
+    let rest = store.places(&scope, Kind::Channel, Some("room:2"), 3).await.expect("places");
+    assert_eq!(rest, [("room:3".to_owned(), 4), ("room:4".to_owned(), 5)]);
+    let room = place(Kind::Channel, "room:4");
+    let page = store.members(&scope, &room, Some("s1"), 2).await.expect("members");
+    assert_eq!(page.iter().map(|m| &*m.socket_id).collect::<Vec<_>>(), ["s2", "s3"]);
+}
+
+/// The same name elsewhere is another place.
+pub async fn scopes_and_kinds_are_apart(store: Store) {
+    store.renew("i1").await.expect("renewed");
+    let (ours, theirs) = (scope("app_a"), scope("app_b"));
+    let room = place(Kind::Channel, "room");
+    store.enter(&ours, &room, "i1", member("a", "s1", Value::Null)).await.expect("in");
+    assert!(sockets(&store, &theirs, &room).await.is_empty());
+    assert!(sockets(&store, &ours, &place(Kind::Present, "room")).await.is_empty());
+    assert!(store.places(&theirs, Kind::Channel, None, 10).await.expect("places").is_empty());
+    assert_eq!(store.leave(&theirs, &room, "s1").await.expect("left"), None);
+    assert_eq!(sockets(&store, &ours, &room).await, ["s1"]);
+}
+
+/// A client that is in the place by another instance is told to whoever enters it.
+pub async fn a_client_elsewhere_is_told(store: Store) {
+    let (scope, room) = (scope("app_a"), place(Kind::Present, "room"));
+    for instance in ["i1", "i2"] {
+        store.renew(instance).await.expect("renewed");
+    }
+    store.enter(&scope, &room, "i1", member("alice", "s1", Value::Null)).await.expect("in");
+    store.enter(&scope, &room, "i1", member("bob", "s2", Value::Null)).await.expect("in");
+    let second = store.enter(&scope, &room, "i2", member("alice", "s3", Value::Null)).await.expect("in");
+    let elsewhere: Vec<_> = second.elsewhere.iter().map(|(i, m)| (i.as_str(), m.socket_id.as_str())).collect();
+    assert_eq!(elsewhere, [("i1", "s1")]);
+    let same = store.enter(&scope, &room, "i2", member("alice", "s4", Value::Null)).await.expect("in");
+    assert_eq!(same.elsewhere.len(), 1, "one's own instance knows its own connections");
+}
+
+/// An instance that does not renew loses its members, once, and learns of it when it renews again.
+pub async fn the_dead_are_reaped_once(store: Store) {
+    let (scope, room) = (scope("app_a"), place(Kind::Document, "notes/1"));
+    assert!(!store.renew("dead").await.expect("renewed"), "there was no lease before");
+    assert!(store.renew("dead").await.expect("renewed"));
+    store.renew("retired").await.expect("renewed");
+    store.enter(&scope, &room, "dead", member("a", "s1", json!(1))).await.expect("in");
+    store.enter(&scope, &room, "retired", member("b", "s2", json!(2))).await.expect("in");
+    assert!(store.reap().await.expect("reaped").is_empty(), "both leases hold");
+    store.retire("retired").await.expect("retired");
+    let gone = store.reap().await.expect("reaped");
+    assert_eq!(gone.iter().map(|gone| &*gone.member.socket_id).collect::<Vec<_>>(), ["s2"]);
+    assert_eq!((&gone[0].scope, &gone[0].place), (&scope, &room));
+    let begun = std::time::Instant::now();
+    let mut reaped = Vec::new();
+    while reaped.is_empty() && begun.elapsed() < LEASE * 3 {
+        store.renew("alive").await.expect("renewed");
+        let (a, b) = futures::join!(store.reap(), store.reap());
+        reaped.extend(a.expect("reaped"));
+        reaped.extend(b.expect("reaped"));
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert_eq!(reaped.len(), 1, "each is answered to one of those who look");
+    assert_eq!(reaped[0].member.socket_id, "s1");
+    assert_eq!(store.instances().await.expect("instances"), ["alive"]);
+    assert!(!store.renew("dead").await.expect("renewed"), "it enters its members again");
+    assert!(sockets(&store, &scope, &room).await.is_empty());
+}

@@ -1,0 +1,108 @@
+//! The port of presence: who is where, over all instances, and who has gone with an instance that died.
+//!
+//! Owns: the shape of places and members, what a lease of an instance means, and the contract suite (module
+//! `contract`, feature `contract`) that every implementation passes. Knows no database and no broker, and tells
+//! nobody of changes: whoever makes one announces it.
+
+mod place;
+
+#[cfg(feature = "contract")]
+pub mod contract;
+
+pub use place::{Kind, Place};
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use shared_types::{Problem, Scope};
+use std::time::Duration;
+use thiserror::Error;
+
+/// How long an instance's members stay without its renewing.
+pub const LEASE: Duration = Duration::from_secs(10);
+/// How often an instance renews, and looks for those that died.
+pub const RENEW: Duration = Duration::from_secs(3);
+/// The most members that are listed at once.
+pub const MEMBERS: usize = 1_000;
+
+/// Somebody who is in a place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Member {
+    /// As whom: the token's subject, or else the socket's id.
+    pub client_id: String,
+    /// The connection.
+    pub socket_id: String,
+    /// What it says of itself; `null` where it says nothing.
+    pub data: Value,
+    /// Since when, in Unix milliseconds.
+    pub joined_at: i64,
+}
+
+/// What became of an entry.
+#[derive(Clone, Debug)]
+pub struct Entered {
+    /// Whether the connection was not there before.
+    pub is_new: bool,
+    /// The member as it stands.
+    pub member: Member,
+    /// Entries of the same client by other instances: (instance, member).
+    pub elsewhere: Vec<(String, Member)>,
+}
+
+/// Somebody who went with the instance that held it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gone {
+    /// Whose place.
+    pub scope: Scope,
+    /// Where it was.
+    pub place: Place,
+    /// Who it was.
+    pub member: Member,
+}
+
+/// Where presence is kept does not answer.
+#[derive(Clone, Debug, Error)]
+#[error("presence cannot be had now: {0}")]
+pub struct PresenceError(pub String);
+
+impl From<PresenceError> for Problem {
+    fn from(_: PresenceError) -> Self {
+        Self::unavailable("presence does not answer; try again")
+    }
+}
+
+/// An answer of the store.
+pub type Answer<T> = BoxFuture<'static, Result<T, PresenceError>>;
+
+/// Where members are kept.
+///
+/// An instance holds one lease for all its members. Where it does not renew in time, any other instance removes them
+/// and announces that they left; each is answered to exactly one of those who look.
+pub trait Presence: Send + Sync {
+    /// Puts `member` into the place, held by `instance`; a connection that is there already keeps `joined_at` and
+    /// gets the new data.
+    fn enter(&self, scope: &Scope, place: &Place, instance: &str, member: Member) -> Answer<Entered>;
+
+    /// Takes a connection out; answers who it was, if it was there.
+    fn leave(&self, scope: &Scope, place: &Place, socket_id: &str) -> Answer<Option<Member>>;
+
+    /// The members behind `after` (a socket's id), by socket, at most `limit`.
+    fn members(&self, scope: &Scope, place: &Place, after: Option<&str>, limit: usize) -> Answer<Vec<Member>>;
+
+    /// The places of a kind that have members, behind `after`, by name, at most `limit`, with their numbers.
+    fn places(&self, scope: &Scope, kind: Kind, after: Option<&str>, limit: usize) -> Answer<Vec<(String, u64)>>;
+
+    /// Holds the instance's members for another [`LEASE`]. `false` where the lease had run out, so that they may have
+    /// been removed: it enters them again.
+    fn renew(&self, instance: &str) -> Answer<bool>;
+
+    /// The instance stops: its lease ends now.
+    fn retire(&self, instance: &str) -> Answer<()>;
+
+    /// Removes the members of instances whose leases have run out.
+    fn reap(&self) -> Answer<Vec<Gone>>;
+
+    /// The instances whose leases hold.
+    fn instances(&self) -> Answer<Vec<String>>;
+}

@@ -1,0 +1,1 @@
+drop table presence_members; drop table presence_instances;
