@@ -40,7 +40,7 @@ impl Server {
         let address = listener.local_addr().context("the listener has no address")?;
         let connections = Arc::new(AtomicUsize::new(0));
         let gateway = gateway(&platform, &connections);
-        let app = http::app(state(&platform, connections, mode), gateway.routes().merge(pages::routes()));
+        let app = http::app(state(&platform, &gateway, mode), gateway.routes().merge(pages::routes()));
         let stop = CancellationToken::new();
         let stopping = stop.clone();
         // Small messages must not wait for one another in the kernel.
@@ -76,21 +76,22 @@ impl Server {
 
 fn gateway(platform: &Platform, connections: &Arc<AtomicUsize>) -> Arc<Gateway> {
     let (log, metrics, stop) = (platform.log.clone(), platform.metrics.clone(), platform.tasks.stopping());
-    let hub = platform.tasks.spawn_with(|set| Hub::start(log, metrics, set, stop));
+    let (hub, mails) = platform.tasks.spawn_with(|set| Hub::start(log, metrics, set, stop));
     let gateway = Gateway::new(
         hub,
         platform.router.clone(),
         platform.authenticator.clone(),
         platform.pool.clone(),
+        platform.presence.clone(),
         platform.metrics.clone(),
         GatewayLimits::of(&platform.config),
         connections.clone(),
     );
-    platform.tasks.spawn("connections", gateway.clone().watch(platform.tasks.stopping()));
+    platform.tasks.spawn("connections", gateway.clone().watch(mails, platform.tasks.stopping()));
     gateway
 }
 
-fn state(platform: &Platform, connections: Arc<AtomicUsize>, mode: Mode) -> AppState {
+fn state(platform: &Platform, gateway: &Gateway, mode: Mode) -> AppState {
     AppState {
         pool: platform.pool.clone(),
         authenticator: platform.authenticator.clone(),
@@ -99,7 +100,7 @@ fn state(platform: &Platform, connections: Arc<AtomicUsize>, mode: Mode) -> AppS
         metrics: platform.metrics.clone(),
         sealer: platform.sealer.clone(),
         http: Arc::new(HttpSettings::of(&platform.config, mode)),
-        connections,
+        channels: gateway.channels.clone(),
         draining: platform.draining.clone(),
     }
 }

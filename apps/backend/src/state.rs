@@ -1,5 +1,6 @@
 //! What every handler can reach.
 
+use crate::gateway::channels::Channels;
 use auth::Authenticator;
 use database::{DatabaseError, Pool, sealing::Sealer, tables::applications};
 use event_router::EventRouter;
@@ -9,7 +10,7 @@ use shared_types::AppId;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -32,8 +33,8 @@ pub struct AppState {
     pub sealer: Arc<Sealer>,
     /// How HTTP behaves.
     pub http: Arc<HttpSettings>,
-    /// The connections of this process, counted by the gateways.
-    pub connections: Arc<AtomicUsize>,
+    /// Channels, presence and the connections of all instances.
+    pub channels: Arc<Channels>,
     /// Whether the server is stopping: `/ready` says 503 from then on.
     pub draining: Arc<AtomicBool>,
 }

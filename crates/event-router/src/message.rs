@@ -2,7 +2,10 @@
 //!
 //! Owns how messages read between instances and on the wire. Each is encoded once for each protocol.
 
-use crate::{frame::text_frame, live_event::Protocol};
+use crate::{
+    frame::{head_length, text_frame},
+    live_event::Protocol,
+};
 use bytes::Bytes;
 use event_log::{Message, TopicKey};
 use serde::{Deserialize, Serialize};
@@ -28,7 +31,7 @@ pub struct Saying {
     pub id: String,
     /// Its name.
     pub event: String,
-    /// What it says: any JSON value.
+    /// What it says: any JSON value, without white space between its tokens.
     pub data: Box<RawValue>,
     /// Who says it.
     pub from: Sender,
@@ -187,19 +190,29 @@ impl LiveMessage {
         256 + self.saying().map_or(256, |saying| saying.data.get().len() + saying.event.len())
     }
 
-    /// As a message: text for server-sent events, a WebSocket frame otherwise.
+    /// As a message: the text for a protocol.
     pub fn raw(&self, protocol: Protocol) -> Bytes {
+        unframed(protocol, self.frame(protocol))
+    }
+
+    /// As a message: the WebSocket frame for a protocol.
+    pub fn frame(&self, protocol: Protocol) -> Bytes {
         self.raw[protocol as usize].get_or_init(|| framed(protocol, self.raw_text(protocol))).clone()
     }
 
-    /// As the event that subscribers of a topic of the channel's name receive.
+    /// As the event that subscribers of a topic of the channel's name receive: the text.
     pub fn event(&self, protocol: Protocol) -> Bytes {
+        unframed(protocol, self.event_frame(protocol))
+    }
+
+    /// As [`LiveMessage::event`], as a WebSocket frame.
+    pub fn event_frame(&self, protocol: Protocol) -> Bytes {
         self.event[protocol as usize].get_or_init(|| framed(protocol, self.event_text(protocol, None))).clone()
     }
 
     /// As [`LiveMessage::event`], naming the subscriptions that matched.
     pub fn event_for(&self, protocol: Protocol, subscriptions: &[shared_types::SubscriptionId]) -> Bytes {
-        framed(protocol, self.event_text(protocol, Some(subscriptions)))
+        self.event_text(protocol, Some(subscriptions)).into()
     }
 
     fn raw_text(&self, protocol: Protocol) -> String {
@@ -215,8 +228,8 @@ impl LiveMessage {
     fn event_text(&self, protocol: Protocol, subscriptions: Option<&[shared_types::SubscriptionId]>) -> String {
         let Some(saying) = self.saying() else { return String::new() };
         let topic = self.key.topic.as_str();
-        let data = one_line(&saying.data);
-        let payload = if data.starts_with('{') { data } else { format!("{{\"value\":{data}}}") };
+        let data = saying.data.get();
+        let payload = if data.starts_with('{') { data.to_owned() } else { format!("{{\"value\":{data}}}") };
         let event = format!(
             "{{\"id\":{},\"topic\":\"{topic}\",\"source\":\"socket\",\"type\":{},\"payload\":{payload},\
              \"metadata\":{{\"timestamp\":{}}}}}",
@@ -237,9 +250,11 @@ impl LiveMessage {
     }
 }
 
-/// JSON text without line ends, which stand only between its tokens and end a line of a stream.
-fn one_line(data: &RawValue) -> String {
-    data.get().replace(['\n', '\r'], " ").trim().to_owned()
+fn unframed(protocol: Protocol, frame: Bytes) -> Bytes {
+    match protocol {
+        Protocol::ServerSent => frame,
+        _ => frame.slice(head_length(&frame)..),
+    }
 }
 
 fn framed(protocol: Protocol, text: String) -> Bytes {
@@ -250,7 +265,7 @@ fn framed(protocol: Protocol, text: String) -> Bytes {
 }
 
 fn saying_text(protocol: Protocol, channel: Option<&str>, saying: &Saying) -> String {
-    let (event, data) = (Value::from(saying.event.as_str()), one_line(&saying.data));
+    let (event, data) = (Value::from(saying.event.as_str()), saying.data.get());
     let channel = channel.map_or(String::new(), |channel| format!("\"channel\":\"{channel}\","));
     let (from, timestamp) = (json!(saying.from), saying.timestamp);
     match protocol {

@@ -16,12 +16,14 @@ use database::{
     event_log::{LogSettings, PostgresEventLog},
     migrate,
     pool::{Pool, PoolSettings, connect_lazy},
+    presence::PostgresPresence,
     sealing::Sealer,
 };
 use document_store::Durability;
 use event_log::EventLog;
 use event_router::EventRouter;
 use metrics::Metrics;
+use presence::Presence;
 use redis_layer::{RedisError, RedisSettings, event_log::RedisEventLog};
 use sha2::{Digest as _, Sha256};
 use shared_config::{Config, Environment, SyncWriteMode};
@@ -61,6 +63,8 @@ pub struct Platform {
     pub metrics: Arc<Metrics>,
     /// The event log.
     pub log: Arc<dyn EventLog>,
+    /// Who is where.
+    pub presence: Arc<dyn Presence>,
     /// The way into it.
     pub router: EventRouter,
     /// All operations on documents.
@@ -103,7 +107,7 @@ impl Platform {
         let store = Arc::new(PostgresDocumentStore::new(pool.clone(), &log));
         let documents = Arc::new(Documents::new(store, metrics.clone(), documents_settings(&config)));
         tasks.spawn("documents", documents.clone().sweep(stop.clone()));
-        let log = shared_log(&config, &pool, log, &metrics, &tasks)?;
+        let (log, presence) = shared(&config, &pool, log, &metrics, &tasks)?;
         let sealer = Arc::new(sealer(&config));
         let authenticator = Arc::new(Authenticator::new(AuthSettings {
             pool: pool.clone(),
@@ -117,6 +121,7 @@ impl Platform {
             pool,
             metrics,
             log,
+            presence,
             authenticator,
             sealer,
             draining: Arc::new(AtomicBool::new(false)),
@@ -199,18 +204,19 @@ impl Platform {
     }
 }
 
-/// The log that everybody uses: `local`, or that on Redis, to which `local` is handed on.
-fn shared_log(
+/// What all instances share: the log, and who is where. The log is `local`, or that on Redis, to which `local` is
+/// handed on.
+fn shared(
     config: &Config,
     pool: &Pool,
     local: Arc<PostgresEventLog>,
     metrics: &Arc<Metrics>,
     tasks: &Tasks,
-) -> Result<Arc<dyn EventLog>, RedisError> {
+) -> Result<(Arc<dyn EventLog>, Arc<dyn Presence>), RedisError> {
     let stop = tasks.stopping();
     let Some(redis) = &config.redis else {
         tasks.spawn("the relay's end", relay::end(pool.clone(), stop));
-        return Ok(local);
+        return Ok((local, Arc::new(PostgresPresence::new(pool.clone()))));
     };
     let settings = RedisSettings {
         history: config.event_log.history,
@@ -220,7 +226,8 @@ fn shared_log(
     let log = tasks
         .spawn_with(|set| RedisEventLog::start(settings, pool.clone(), metrics.clone(), set, stop.clone()))?;
     tasks.spawn("the relay to redis", relay::run(pool.clone(), local, log.clone(), stop));
-    Ok(log)
+    let presence = Arc::new(log.presence());
+    Ok((log, presence))
 }
 
 /// How documents are kept: as large as a request may be.

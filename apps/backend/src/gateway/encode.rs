@@ -10,6 +10,8 @@ use std::fmt::Write as _;
 pub fn frame(protocol: Protocol, outgoing: &Outgoing) -> Option<Bytes> {
     match outgoing {
         Outgoing::Event { event, mode, subscriptions: None } => Some(event.frame(protocol, *mode)),
+        Outgoing::Message(message) => Some(message.frame(protocol)),
+        Outgoing::MessageEvent { message, subscriptions: None } => Some(message.event_frame(protocol)),
         _ => message(protocol, outgoing).map(|text| text_frame(&text).into()),
     }
 }
@@ -22,6 +24,9 @@ pub fn message(protocol: Protocol, outgoing: &Outgoing) -> Option<Bytes> {
         Outgoing::Event { event, mode, subscriptions: Some(ids) } => {
             Some(event.encoded_for(protocol, *mode, ids))
         }
+        Outgoing::Message(message) => Some(message.raw(protocol)),
+        Outgoing::MessageEvent { message, subscriptions: None } => Some(message.event(protocol)),
+        Outgoing::MessageEvent { message, subscriptions: Some(ids) } => Some(message.event_for(protocol, ids)),
         Outgoing::Packet(text) => Some(Bytes::from_static(text.as_bytes())),
         Outgoing::Control(to, control) => match protocol {
             Protocol::SocketIo => socketio(to, control).map(Bytes::from),

@@ -3,6 +3,7 @@
 //! Owns connections: handshake, limits, expiry, revocation, and the end. Knows nothing of what is delivered, which
 //! comes from the hub into each connection's outbox, nor of databases.
 
+pub mod channels;
 mod cursor;
 mod driver;
 mod encode;
@@ -17,8 +18,11 @@ mod websocket;
 mod wire;
 
 pub use registry::Registry;
-pub use request::PublishRequest;
-pub use session::{may_receive, publication};
+pub use request::{
+    PublishRequest,
+    channels::{SayRequest, carried, check_event},
+};
+pub use session::{may_receive, publication, saying};
 
 use crate::http::ApiError;
 use auth::{Authenticator, Identity};
@@ -36,17 +40,20 @@ use database::{
         topics,
     },
 };
-use event_router::{CloseReason, Control, EventRouter, Hub, Outbox, OutboxLimits, Routed};
+use event_router::{CloseReason, Control, EventRouter, Hub, LiveMessage, Outbox, OutboxLimits, Routed};
 use metrics::{Metrics, Transport};
+use channels::Channels;
+use presence::Presence;
 use registry::Connection;
 use session::Session;
 use shared_config::Config;
-use shared_types::{ErrorKind, Problem, Scope, TopicName, ids::new_id};
+use shared_types::{ErrorKind, Problem, Scope, TopicName};
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
+use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The limits of a connection (documented defaults in `docs/configuration.md`).
@@ -56,6 +63,8 @@ pub struct GatewayLimits {
     pub message_bytes: usize,
     /// Subscriptions a connection.
     pub subscriptions: usize,
+    /// Channels a connection.
+    pub channels: usize,
     /// Messages a second a connection, on average.
     pub messages_per_second: u32,
     /// Messages at once a connection.
@@ -73,6 +82,7 @@ impl GatewayLimits {
         Self {
             message_bytes: limits.message_bytes,
             subscriptions: limits.subscriptions,
+            channels: limits.channels,
             messages_per_second: limits.messages_per_second,
             message_burst: limits.message_burst,
             outbox: OutboxLimits { bytes: limits.backlog_bytes, messages: limits.backlog_messages },
@@ -88,6 +98,8 @@ pub struct SessionLimits {
     pub message_bytes: usize,
     /// Subscriptions.
     pub subscriptions: usize,
+    /// Channels.
+    pub channels: usize,
     /// Messages a second, on average.
     pub messages_per_second: u32,
     /// Messages at once.
@@ -102,6 +114,7 @@ impl GatewayLimits {
         SessionLimits {
             message_bytes: lower(self.message_bytes, own.and_then(|own| own.message_bytes)),
             subscriptions: lower(self.subscriptions, own.and_then(|own| own.subscriptions)),
+            channels: self.channels,
             messages_per_second: own_rate
                 .map_or(self.messages_per_second, |own| own.min(self.messages_per_second)),
             // An application's burst is twice its rate, as the server's is by default.
@@ -151,6 +164,8 @@ pub struct Gateway {
     pub(crate) limits: GatewayLimits,
     pub(crate) registry: Arc<Registry>,
     pub(crate) tasks: TaskTracker,
+    /// What connections say to each other.
+    pub channels: Arc<Channels>,
     polling: socketio::PollingSessions,
 }
 
@@ -161,14 +176,18 @@ impl Gateway {
         router: EventRouter,
         authenticator: Arc<Authenticator>,
         pool: Pool,
+        presence: Arc<dyn Presence>,
         metrics: Arc<Metrics>,
         limits: GatewayLimits,
         count: Arc<AtomicUsize>,
     ) -> Arc<Self> {
         let policy = Policy::new(authenticator.clone(), pool);
         let registry = Registry::new(limits.connections_per_address, count, metrics.clone());
+        let instance = format!("{:016x}", rand::random::<u64>());
+        let log = router.log().clone();
+        let channels = Channels::new(instance, log, hub.clone(), presence, registry.clone());
         let (tasks, polling) = (TaskTracker::new(), socketio::PollingSessions::default());
-        Arc::new(Self { hub, router, authenticator, policy, metrics, limits, registry, tasks, polling })
+        Arc::new(Self { hub, router, authenticator, policy, metrics, limits, registry, tasks, channels, polling })
     }
 
     /// Its routes: `/ws`, `/socket.io/` and `/api/stream`.
@@ -180,10 +199,16 @@ impl Gateway {
             .with_state(self.clone())
     }
 
-    /// Watches expiry, revocation and abandoned polling sessions until `stop`.
-    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+    /// Watches expiry, revocation and abandoned polling sessions, and keeps this instance's members and `mails`,
+    /// until `stop`.
+    pub async fn watch(
+        self: Arc<Self>,
+        mails: mpsc::Receiver<Arc<LiveMessage>>,
+        stop: CancellationToken,
+    ) {
         let registry = self.registry.clone().watch(self.authenticator.clone(), stop.clone());
-        tokio::join!(registry, self.polling.sweep(stop));
+        let channels = self.channels.clone().run(mails, stop.clone());
+        tokio::join!(registry, channels, self.polling.sweep(stop));
     }
 
     /// Ends all connections gracefully, within about `limit`.
@@ -191,6 +216,7 @@ impl Gateway {
         self.registry.drain(limit).await;
         self.tasks.close();
         let _ = tokio::time::timeout(limit, self.tasks.wait()).await;
+        self.channels.retire().await;
     }
 
     /// Whether `token` lets somebody in from where the handshake comes.
@@ -219,11 +245,20 @@ impl Gateway {
     pub(crate) fn session(
         self: &Arc<Self>,
         transport: Transport,
+        address: Option<IpAddr>,
         outbox: Arc<Outbox>,
         identity: Arc<Identity>,
     ) -> Session {
-        let entered = self.registry.enter(transport, new_id("sock"), outbox, identity);
+        let scope = identity.scope.clone();
+        let entered = self.registry.enter(transport, address, self.channels.socket_id(), outbox, identity);
         self.close_if_revoked(&entered.connection);
+        let gateway = self.clone();
+        self.tasks.spawn(async move {
+            // Tried again with the scope's next connection, or when this one sends a direct message.
+            if let Err(problem) = gateway.channels.open_mailbox(&scope).await {
+                tracing::warn!(%problem, "direct messages of other instances do not come yet");
+            }
+        });
         Session::new(self.clone(), entered)
     }
 

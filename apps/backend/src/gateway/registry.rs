@@ -5,7 +5,8 @@ use dashmap::DashMap;
 use event_router::{CloseReason, Control, Outbox, ReplyTo, now_ms};
 use metrics::{Metrics, Transport};
 use parking_lot::Mutex;
-use shared_types::{ErrorKind, Problem};
+use serde_json::{Value, json};
+use shared_types::{ErrorKind, Problem, Scope, TopicName};
 use std::{
     net::IpAddr,
     sync::{
@@ -26,15 +27,39 @@ const SPREAD: Duration = Duration::from_secs(5);
 /// One connection that was let in.
 pub struct Connection {
     /// Its id, by which others reach it.
-    pub socket_id: String,
+    pub socket_id: Arc<str>,
     /// Where what is written to it waits.
     pub outbox: Arc<Outbox>,
     transport: Transport,
+    address: Option<IpAddr>,
+    since_ms: i64,
     identity: Mutex<Arc<Identity>>,
     warned: AtomicBool,
+    /// How many subscriptions it holds.
+    pub subscriptions: AtomicUsize,
+    /// The channels that it has joined.
+    pub channels: Mutex<Vec<TopicName>>,
 }
 
 impl Connection {
+    /// As whom others see it: the token's subject, or else the socket's id.
+    pub fn client_id(&self) -> String {
+        self.identity.lock().sub.as_deref().unwrap_or(&self.socket_id).to_owned()
+    }
+
+    fn describe(&self, now: i64) -> Value {
+        json!({
+            "socketId": &*self.socket_id,
+            "clientId": self.client_id(),
+            "transport": self.transport.label(),
+            "address": self.address,
+            "channels": self.channels.lock().iter().map(TopicName::as_str).collect::<Vec<_>>(),
+            "subscriptions": self.subscriptions.load(Ordering::Relaxed),
+            "connectedAt": self.since_ms,
+            "uptimeMs": (now - self.since_ms).max(0),
+        })
+    }
+
     /// As whom it acts now.
     pub fn identity(&self) -> Arc<Identity> {
         self.identity.lock().clone()
@@ -61,7 +86,7 @@ impl Connection {
 
 /// All connections of this process.
 pub struct Registry {
-    connections: DashMap<u64, Arc<Connection>>,
+    connections: DashMap<Arc<str>, Arc<Connection>>,
     /// Connections that nobody has been let in on yet.
     expected: DashMap<u64, Arc<Outbox>>,
     addresses: DashMap<IpAddr, usize>,
@@ -141,25 +166,49 @@ impl Registry {
     pub fn enter(
         self: &Arc<Self>,
         transport: Transport,
+        address: Option<IpAddr>,
         socket_id: String,
         outbox: Arc<Outbox>,
         identity: Arc<Identity>,
     ) -> Entered {
-        let number = outbox.connection();
         let connection = Arc::new(Connection {
-            socket_id,
+            socket_id: socket_id.into(),
             outbox,
             transport,
+            address,
+            since_ms: now_ms(),
             identity: Mutex::new(identity),
             warned: AtomicBool::new(false),
+            subscriptions: AtomicUsize::new(0),
+            channels: Mutex::default(),
         });
-        self.connections.insert(number, connection.clone());
+        self.connections.insert(connection.socket_id.clone(), connection.clone());
         self.count.fetch_add(1, Ordering::Relaxed);
         self.metrics.connection_opened(transport);
         if self.is_stopping() {
             connection.outbox.close(CloseReason::GoingAway);
         }
         Entered { registry: self.clone(), connection }
+    }
+
+    /// A connection of the scope, by its socket's id.
+    pub fn find(&self, scope: &Scope, socket_id: &str) -> Option<Arc<Connection>> {
+        let connection = self.connections.get(socket_id)?.clone();
+        let is_theirs = connection.identity.lock().scope == *scope;
+        is_theirs.then_some(connection)
+    }
+
+    /// How many connections of the scope there are, and what is known of at most `limit` of them.
+    pub fn table(&self, scope: &Scope, limit: usize) -> (u64, Vec<Value>) {
+        let now = now_ms();
+        let (mut count, mut listed) = (0, Vec::new());
+        for connection in self.connections.iter().filter(|c| c.identity.lock().scope == *scope) {
+            count += 1;
+            if listed.len() < limit {
+                listed.push(connection.describe(now));
+            }
+        }
+        (count, listed)
     }
 
     /// Watches expiry and revocation until `stop`.
@@ -233,7 +282,7 @@ impl Drop for Entered {
             self.registry.metrics.slow_consumers.inc();
         }
         outbox.close(CloseReason::Gone);
-        self.registry.connections.remove(&outbox.connection());
+        self.registry.connections.remove(&self.connection.socket_id);
         self.registry.count.fetch_sub(1, Ordering::Relaxed);
         self.registry.metrics.connection_closed(self.connection.transport);
     }

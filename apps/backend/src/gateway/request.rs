@@ -1,6 +1,10 @@
 //! What a client asks for, read from a message of any transport.
 
+pub mod channels;
+
 use super::fields::Fields;
+use channels::{PresenceTarget, PresenceVerb, SayRequest};
+use serde_json::value::RawValue;
 use shared_types::{EventId, Filter, Position, Problem, RawObject, ReturnMode, SubscriptionId, TopicName};
 
 /// The most events that one `history` answers, and how many where the client does not say.
@@ -23,6 +27,16 @@ pub enum Request {
     Refresh(String),
     /// Say that the server is there.
     Ping,
+    /// Hear what is said in a channel, as a member.
+    Join(TopicName),
+    /// No longer.
+    LeaveChannel(TopicName),
+    /// Say something in a channel.
+    Say(TopicName, SayRequest),
+    /// Say something to one connection, by its socket's id.
+    Direct(String, SayRequest),
+    /// Be present, or see who is.
+    Presence(PresenceVerb, PresenceTarget, Option<Box<RawValue>>),
 }
 
 /// `subscribe`.
@@ -76,6 +90,14 @@ impl Request {
             "publish" => publish(fields, type_field),
             "history" => history(fields),
             "auth:refresh" => refresh(fields),
+            "channel:join" => channels::membership(fields, Self::Join),
+            "channel:leave" => channels::membership(fields, Self::LeaveChannel),
+            "channel:publish" => channels::publish(fields),
+            "direct:message" => channels::direct(fields),
+            "presence:enter" => channels::presence(fields, PresenceVerb::Enter),
+            "presence:update" => channels::presence(fields, PresenceVerb::Update),
+            "presence:leave" => channels::presence(fields, PresenceVerb::Leave),
+            "presence:get" => channels::presence(fields, PresenceVerb::Get),
             "ping" => fields.finish().map(|()| Self::Ping),
             _ => Err(unknown(name)),
         }

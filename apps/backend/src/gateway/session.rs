@@ -2,6 +2,10 @@
 //!
 //! True of every transport: codecs turn their messages into [`Request`]s and write what comes into the outbox.
 
+mod channels;
+
+pub use channels::saying;
+
 use super::{
     Gateway, SessionLimits, encode,
     registry::{Connection, Entered},
@@ -12,8 +16,9 @@ use event_log::{HistoryQuery, Identity as Repeats, PageLimit, Reach, Start, Topi
 use event_router::{CloseReason, Control, ReplyTo, RouteReport, Routed, Subscribe, Subscription, project};
 use serde_json::Value;
 use shared_types::{Draft, ErrorKind, Problem, ReturnMode, Source, SubscriptionId, TopicName, rights::Verb};
+use presence::Place;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -32,6 +37,8 @@ pub struct Session {
     gateway: Arc<Gateway>,
     entered: Entered,
     subscriptions: HashMap<SubscriptionId, Arc<Subscription>>,
+    /// Where the connection is.
+    places: HashSet<Place>,
     rate: Rate,
     limits: SessionLimits,
 }
@@ -74,7 +81,7 @@ impl Session {
         let limits = gateway.limits_of(&entered.connection.identity().scope);
         let tokens = f64::from(limits.message_burst);
         let rate = Rate { tokens, filled_at: Instant::now(), over_since: None };
-        Self { gateway, entered, subscriptions: HashMap::new(), rate, limits }
+        Self { gateway, entered, subscriptions: HashMap::new(), places: HashSet::new(), rate, limits }
     }
 
     /// What the connection may do at most.
@@ -129,6 +136,11 @@ impl Session {
             Request::Publish(request) => self.publish(request, to.clone()).await,
             Request::History(request) => self.history(request, to.clone()).await,
             Request::Refresh(token) => self.refresh(&token, to.clone()).await,
+            Request::Join(channel) => self.join_channel(channel, to.clone()).await,
+            Request::LeaveChannel(channel) => self.leave_channel(channel, to.clone()).await,
+            Request::Say(channel, request) => self.say(channel, request, to.clone()).await,
+            Request::Direct(target, request) => self.direct(target, request, to.clone()).await,
+            Request::Presence(verb, target, data) => self.presence(verb, target, data, to.clone()).await,
         };
         if let Err(problem) = done {
             self.fail(to, problem);
@@ -141,6 +153,7 @@ impl Session {
         self.gateway.policy.check(&identity.scope, &request.topic).await?;
         let subscription = self.subscription(&identity, &request)?;
         self.subscriptions.insert(subscription.id.clone(), subscription.clone());
+        self.count_subscriptions();
         self.gateway.hub.subscribe(Subscribe { subscription, since: request.since, reply: to }).await;
         Ok(())
     }
@@ -174,14 +187,20 @@ impl Session {
             filter: request.filter.clone(),
             mode: request.mode,
             outbox: self.connection().outbox.clone(),
+            socket_id: self.connection().socket_id.clone(),
             failed: AtomicBool::new(false),
         }))
+    }
+
+    fn count_subscriptions(&self) {
+        self.connection().subscriptions.store(self.subscriptions.len(), Ordering::Relaxed);
     }
 
     async fn unsubscribe(&mut self, id: &SubscriptionId, to: ReplyTo) -> Result<(), Problem> {
         let Some(subscription) = self.subscriptions.remove(id) else {
             return Err(Problem::not_found("subscription", id.as_str()));
         };
+        self.count_subscriptions();
         self.gateway.hub.unsubscribe(subscription, to).await;
         Ok(())
     }
@@ -268,10 +287,13 @@ impl Session {
             self.gateway.metrics.rejected(problem.code);
             self.reply(ReplyTo::Nothing, Control::Ended { id, topic, problem });
         }
+        self.count_subscriptions();
+        self.leave_uncovered(identity).await;
     }
 
     /// Ends everything that the connection had.
-    pub async fn end(self) {
+    pub async fn end(mut self) {
+        self.leave_all().await;
         let Self { gateway, subscriptions, entered, .. } = self;
         drop(entered);
         gateway.hub.leave(subscriptions.into_values().collect()).await;

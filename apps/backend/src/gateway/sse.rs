@@ -7,6 +7,7 @@ use super::{
     Gateway, Handshake,
     cursor::Cursor,
     encode,
+    request::Request,
     session::{Session, may_receive},
 };
 use auth::Identity;
@@ -44,6 +45,7 @@ const HELD: usize = 10_000;
 /// What a client asks of a stream.
 struct Wish {
     topics: Vec<TopicName>,
+    channels: Vec<TopicName>,
     filter: Filter,
     mode: ReturnMode,
     cursor: Cursor,
@@ -68,6 +70,9 @@ async fn open(
 ) -> Result<Response, Problem> {
     let identity = gateway.admit(handshake.token.as_deref(), handshake)?;
     let wish = Wish::read(handshake, headers, gateway.limits_of(&identity.scope).subscriptions)?;
+    for channel in &wish.channels {
+        may_receive(&identity, Verb::Subscribe, channel)?;
+    }
     for topic in &wish.topics {
         may_receive(&identity, Verb::Subscribe, topic)?;
         gateway.policy.check(&identity.scope, topic).await?;
@@ -75,7 +80,12 @@ async fn open(
     let place = gateway.registry.place(handshake.address)?;
     let (pieces, body) = mpsc::channel::<Result<Bytes, std::convert::Infallible>>(PIECES);
     let outbox = Outbox::new(gateway.limits.outbox);
-    let session = gateway.session(Transport::ServerSentEvents, outbox.clone(), identity.clone());
+    let session = gateway.session(
+        Transport::ServerSentEvents,
+        handshake.address,
+        outbox.clone(),
+        identity.clone(),
+    );
     let stream = Stream::new(gateway.clone(), session, outbox, wish, &identity, pieces);
     gateway.tasks.spawn(async move {
         let _place = place;
@@ -95,6 +105,7 @@ impl Wish {
     fn read(handshake: &Handshake, headers: &HeaderMap, most: usize) -> Result<Self, Problem> {
         let mut wish = Self {
             topics: Vec::new(),
+            channels: Vec::new(),
             filter: Filter::default(),
             mode: ReturnMode::default(),
             cursor: Cursor::default(),
@@ -108,6 +119,12 @@ impl Wish {
                         wish.topics.push(topic);
                     }
                 }
+                "channel" => {
+                    let channel = TopicName::parse(value)?;
+                    if !wish.channels.contains(&channel) {
+                        wish.channels.push(channel);
+                    }
+                }
                 "filter" => {
                     let filter: Value = serde_json::from_str(value)
                         .map_err(|error| Problem::field("filter", format!("must be JSON: {error}")))?;
@@ -119,8 +136,8 @@ impl Wish {
                 other => return Err(Problem::field(other, "is not known here")),
             }
         }
-        if wish.topics.is_empty() {
-            return Err(Problem::field("topic", "is required, once or more"));
+        if wish.topics.is_empty() && wish.channels.is_empty() {
+            return Err(Problem::field("topic", "a topic or a channel is required, once or more"));
         }
         if wish.topics.len() > most {
             return Err(Problem::limit(format!("at most {most} topics a stream")));
@@ -138,6 +155,7 @@ struct Stream {
     session: Session,
     outbox: Arc<Outbox>,
     subscriptions: HashMap<SubscriptionId, Arc<Subscription>>,
+    channels: Vec<TopicName>,
     cursor: Cursor,
     /// The first answer of each topic, until all have come and the stream begins.
     opening: Option<Vec<Subscribed>>,
@@ -162,6 +180,7 @@ impl Stream {
                 filter: wish.filter.clone(),
                 mode: wish.mode,
                 outbox: outbox.clone(),
+                socket_id: session.connection().socket_id.clone(),
                 failed: AtomicBool::new(false),
             });
             (subscription.id.clone(), subscription)
@@ -172,6 +191,7 @@ impl Stream {
             session,
             outbox,
             subscriptions,
+            channels: wish.channels,
             cursor: wish.cursor,
             opening: Some(Vec::new()),
             held: Vec::new(),
@@ -183,6 +203,9 @@ impl Stream {
         for subscription in self.subscriptions.values() {
             let since = self.cursor.get(&subscription.key.topic).cloned();
             self.subscribe(subscription.clone(), since).await;
+        }
+        for channel in std::mem::take(&mut self.channels) {
+            self.session.handle(Request::Join(channel), ReplyTo::Nothing).await;
         }
         self.write_until_closed().await;
         let Self { gateway, session, subscriptions, .. } = self;
@@ -198,6 +221,15 @@ impl Stream {
         let mut batch = Vec::new();
         let timer = tokio::time::sleep(HEARTBEAT);
         tokio::pin!(timer);
+        let mut first = String::new();
+        if self.subscriptions.is_empty() {
+            // Channels alone: nothing is to be waited for.
+            self.opening = None;
+            self.begin(Vec::new(), &mut first).await;
+            if self.pieces.send(Ok(first.into())).await.is_err() {
+                return;
+            }
+        }
         loop {
             let mut text = String::new();
             tokio::select! {
@@ -253,6 +285,10 @@ impl Stream {
     async fn write_now(&mut self, outgoing: Outgoing, out: &mut String) {
         match outgoing {
             Outgoing::Event { event, mode, .. } => self.event(&event, mode, out),
+            Outgoing::Message(message) => out.push_str(&String::from_utf8_lossy(&message.raw(Protocol::ServerSent))),
+            Outgoing::MessageEvent { message, .. } => {
+                out.push_str(&String::from_utf8_lossy(&message.event(Protocol::ServerSent)));
+            }
             Outgoing::Packet(_) => {}
             Outgoing::Control(_, control) => match *control {
                 Control::Subscribed(subscribed) => self.subscribed(subscribed, out).await,
@@ -298,6 +334,11 @@ impl Stream {
             self.opening = Some(opening);
             return;
         }
+        self.begin(opening, out).await;
+    }
+
+    /// Says where each topic stands, and then what came before.
+    async fn begin(&mut self, opening: Vec<Subscribed>, out: &mut String) {
         let list: Vec<Value> = opening
             .iter()
             .map(|answer| {

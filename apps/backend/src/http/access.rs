@@ -90,6 +90,8 @@ permits! {
     }
     socket {
         Read = needs(Resource::Socket, Action::Read), Scope;
+        Broadcast = Need::Verb(Verb::Broadcast, permission(Resource::Socket, Action::Create)), Scope;
+        DocumentPresence = Need::Verb(Verb::Presence, permission(Resource::Documents, Action::Read)), Scope;
     }
     mappings {
         Read = needs(Resource::Mappings, Action::Read), Scope;

@@ -40,7 +40,10 @@ use utoipa::{
         subscriptions::deactivate,
         backfills::start, backfills::get, backfills::cancel,
         cdc_control::status, cdc_control::events, cdc_control::start, cdc_control::stop, cdc_control::check, outbox::status,
+        socket::channels, socket::members,
         socket::connections,
+        socket::broadcast,
+        socket::document_presence,
     ),
 )]
 struct Api;

@@ -11,12 +11,14 @@ use backend::{
 use database::{
     documents::PostgresDocumentStore,
     event_log::{LogSettings, PostgresEventLog},
+    presence::PostgresPresence,
     sealing::Sealer,
 };
 use document_store::Durability;
 use event_log::{EventLog, Identity, TopicKey};
 use event_router::{EventRouter, Hub, OutboxLimits, Routed};
 use metrics::Metrics;
+use presence::Presence;
 use redis_layer::{RedisSettings, event_log::RedisEventLog};
 use serde_json::{Value, json};
 use shared_types::{AppId, Draft, Environment, Position, RawObject, Scope, Source, TopicName};
@@ -60,6 +62,7 @@ pub fn limits() -> GatewayLimits {
     GatewayLimits {
         message_bytes: 64 << 10,
         subscriptions: 1_000,
+        channels: 100,
         messages_per_second: 100,
         message_burst: 200,
         outbox: OutboxLimits::default(),
@@ -110,11 +113,14 @@ impl Platform {
         let settings = LogSettings::default();
         let local =
             PostgresEventLog::start(pool.clone(), settings, metrics.clone(), &mut tasks, stop.clone());
-        let log: Arc<dyn EventLog> = match &self.redis {
-            Some(redis) => self.redis_log(redis, &metrics, &mut tasks, &stop),
-            None => local.clone(),
+        let (log, presence): (Arc<dyn EventLog>, Arc<dyn Presence>) = match &self.redis {
+            Some(redis) => {
+                let log = self.redis_log(redis, &metrics, &mut tasks, &stop);
+                (log.clone(), Arc::new(log.presence()))
+            }
+            None => (local.clone(), Arc::new(PostgresPresence::new(pool.clone()))),
         };
-        let hub = Hub::start(log.clone(), metrics.clone(), &mut tasks, stop.clone());
+        let (hub, mails) = Hub::start(log.clone(), metrics.clone(), &mut tasks, stop.clone());
         let store = Arc::new(PostgresDocumentStore::new(pool.clone(), &local));
         let settings = DocumentsSettings {
             max_bytes: 1024 * 1024,
@@ -132,17 +138,17 @@ impl Platform {
         authenticator.refresh().await.unwrap();
         let follower = authenticator.clone();
         tasks.spawn(async move { follower.follow().await });
-        let count = Arc::new(AtomicUsize::new(0));
         let gateway = Gateway::new(
             hub,
             router.clone(),
             authenticator.clone(),
             pool.clone(),
+            presence,
             metrics.clone(),
             limits,
-            count.clone(),
+            Arc::new(AtomicUsize::new(0)),
         );
-        tasks.spawn(gateway.clone().watch(stop.clone()));
+        tasks.spawn(gateway.clone().watch(mails, stop.clone()));
         let state = AppState {
             pool,
             authenticator: authenticator.clone(),
@@ -151,7 +157,7 @@ impl Platform {
             metrics: metrics.clone(),
             sealer,
             http: Arc::new(HttpSettings::development(&self.database.url)),
-            connections: count,
+            channels: gateway.channels.clone(),
             draining: Arc::new(AtomicBool::new(false)),
         };
         let address = serve(http::app(state, gateway.routes()), &mut tasks);
@@ -165,7 +171,7 @@ impl Platform {
         metrics: &Arc<Metrics>,
         tasks: &mut JoinSet<()>,
         stop: &CancellationToken,
-    ) -> Arc<dyn EventLog> {
+    ) -> Arc<RedisEventLog> {
         platform::install_crypto();
         let (settings, pool) = (RedisSettings::new(redis.url()), self.database.pool.clone());
         RedisEventLog::start(settings, pool, metrics.clone(), tasks, stop.clone()).unwrap()

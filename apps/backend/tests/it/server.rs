@@ -8,17 +8,19 @@ use axum::{
     http::{HeaderMap, Method, Request, StatusCode},
 };
 use backend::{
+    gateway::{Registry, channels::Channels},
     http::api,
     state::{AppState, HttpSettings, Mode},
 };
 use database::{
     documents::PostgresDocumentStore,
     event_log::{LogSettings, PostgresEventLog},
+    presence::PostgresPresence,
     sealing::Sealer,
     tables::{sessions, users},
 };
 use document_store::Durability;
-use event_router::{EventRouter, now_ms};
+use event_router::{EventRouter, Hub, now_ms};
 use metrics::Metrics;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -145,6 +147,21 @@ impl Call<'_> {
     }
 }
 
+fn channels(
+    test: &TestDatabase,
+    log: &Arc<PostgresEventLog>,
+    metrics: Arc<Metrics>,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> Arc<Channels> {
+    let (hub, mails) = Hub::start(log.clone(), metrics.clone(), tasks, stop.clone());
+    let registry = Registry::new(None, Arc::default(), metrics);
+    let presence = Arc::new(PostgresPresence::new(test.pool.clone()));
+    let channels = Channels::new("test".to_owned(), log.clone(), hub, presence, registry);
+    tasks.spawn(channels.clone().run(mails, stop.clone()));
+    channels
+}
+
 impl Server {
     pub async fn start() -> Self {
         Self::start_with(|_| {}).await
@@ -167,6 +184,7 @@ impl Server {
         let ahead_ms = Arc::new(AtomicI64::new(0));
         let documents = documents(&test, &log, metrics.clone(), ahead_ms.clone());
         tasks.spawn(documents.clone().sweep(stop.clone()));
+        let channels = channels(&test, &log, metrics.clone(), &mut tasks, &stop);
         let mut http = HttpSettings::development(&test.url);
         change(&mut http);
         let state = AppState {
@@ -177,7 +195,7 @@ impl Server {
             metrics,
             sealer,
             http: Arc::new(http),
-            connections: Arc::default(),
+            channels,
             draining: Arc::default(),
         };
         Self { test, router: api(state.clone()), state, ahead_ms, stop, _tasks: tasks }

@@ -132,7 +132,12 @@ impl Connection {
         let admitted = given.and_then(|token| self.gateway.admit(token.as_deref(), &self.handshake));
         match admitted {
             Ok(identity) => {
-                let session = self.gateway.session(Transport::SocketIo, self.outbox.clone(), identity);
+                let session = self.gateway.session(
+                    Transport::SocketIo,
+                    self.handshake.address,
+                    self.outbox.clone(),
+                    identity,
+                );
                 self.outbox.control(ReplyTo::Nothing, self.gateway.welcome(session.connection()));
                 self.session = Some(session);
                 self.expected = None;
