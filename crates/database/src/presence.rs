@@ -95,7 +95,13 @@ impl Presence for PostgresPresence {
         answer(async move { query.fetch_optional(&pool).await?.as_ref().map(member).transpose() })
     }
 
-    fn members(&self, scope: &Scope, place: &Place, after: Option<&str>, limit: usize) -> Answer<Vec<Member>> {
+    fn members(
+        &self,
+        scope: &Scope,
+        place: &Place,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Answer<Vec<Member>> {
         let query = sqlx::query(
             "select client_id, socket_id, data, joined_at from presence_members \
              where application_id = $1 and environment = $2 and place = $3 and socket_id > $4 \
@@ -174,7 +180,8 @@ impl Presence for PostgresPresence {
             )
             .fetch_all(&pool)
             .await?;
-            let sql = "delete from presence_instances where expires_at < clock_timestamp() - interval '1 minute'";
+            let sql =
+                "delete from presence_instances where expires_at < clock_timestamp() - interval '1 minute'";
             sqlx::query(sql).execute(&pool).await?;
             rows.iter().filter_map(|row| gone(row).transpose()).collect()
         })
@@ -183,7 +190,8 @@ impl Presence for PostgresPresence {
     fn instances(&self) -> Answer<Vec<String>> {
         let pool = self.pool.clone();
         answer(async move {
-            let sql = "select instance from presence_instances where expires_at > clock_timestamp() order by 1";
+            let sql =
+                "select instance from presence_instances where expires_at > clock_timestamp() order by 1";
             sqlx::query_scalar(sql).fetch_all(&pool).await
         })
     }

@@ -4,8 +4,8 @@
 //! macro [`contract_tests!`](crate::contract_tests) writes out one test for each.
 
 use crate::{
-    Message, Entry, EventLog, HistoryQuery, Identity, LogError, Outcome, PageLimit, Reach, SourcePosition, Start,
-    StoredEvent, TopicKey,
+    Entry, EventLog, HistoryQuery, Identity, LogError, Message, Outcome, PageLimit, Reach, SourcePosition,
+    Start, StoredEvent, TopicKey,
 };
 use shared_types::{AppId, Environment, EventId, MappingId, Position, RawObject, Scope, Source, TopicName};
 use std::{collections::HashMap, sync::Arc, time::Duration};

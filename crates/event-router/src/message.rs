@@ -207,7 +207,9 @@ impl LiveMessage {
 
     /// As [`LiveMessage::event`], as a WebSocket frame.
     pub fn event_frame(&self, protocol: Protocol) -> Bytes {
-        self.event[protocol as usize].get_or_init(|| framed(protocol, self.event_text(protocol, None))).clone()
+        self.event[protocol as usize]
+            .get_or_init(|| framed(protocol, self.event_text(protocol, None)))
+            .clone()
     }
 
     /// As [`LiveMessage::event`], naming the subscriptions that matched.
@@ -225,7 +227,11 @@ impl LiveMessage {
         }
     }
 
-    fn event_text(&self, protocol: Protocol, subscriptions: Option<&[shared_types::SubscriptionId]>) -> String {
+    fn event_text(
+        &self,
+        protocol: Protocol,
+        subscriptions: Option<&[shared_types::SubscriptionId]>,
+    ) -> String {
         let Some(saying) = self.saying() else { return String::new() };
         let topic = self.key.topic.as_str();
         let data = saying.data.get();
@@ -239,7 +245,9 @@ impl LiveMessage {
         );
         let names = subscriptions.map(|names| json!(names).to_string());
         match (protocol, names) {
-            (Protocol::WebSocket, None) => format!("{{\"type\":\"event\",\"topic\":\"{topic}\",\"data\":{event}}}"),
+            (Protocol::WebSocket, None) => {
+                format!("{{\"type\":\"event\",\"topic\":\"{topic}\",\"data\":{event}}}")
+            }
             (Protocol::WebSocket, Some(names)) => format!(
                 "{{\"type\":\"event\",\"topic\":\"{topic}\",\"data\":{event},\"subscriptionIds\":{names}}}"
             ),
@@ -273,7 +281,9 @@ fn saying_text(protocol: Protocol, channel: Option<&str>, saying: &Saying) -> St
             "{{\"type\":\"message\",\"event\":{event},{channel}\"data\":{data},\"from\":{from},\"timestamp\":{timestamp}}}"
         ),
         Protocol::SocketIo => {
-            format!("42[{event},{data},{{{channel}\"from\":{from},\"event\":{event},\"timestamp\":{timestamp}}}]")
+            format!(
+                "42[{event},{data},{{{channel}\"from\":{from},\"event\":{event},\"timestamp\":{timestamp}}}]"
+            )
         }
         Protocol::ServerSent => format!(
             "event: message\ndata: {{{channel}\"event\":{event},\"data\":{data},\"from\":{from},\"timestamp\":{timestamp}}}\n\n"

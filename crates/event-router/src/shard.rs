@@ -4,9 +4,9 @@ use crate::{
     hub::Subscribe,
     index::Subscription,
     live_event::LiveEvent,
+    message::LiveMessage,
     outgoing::{Control, ReplyTo},
     route::now_ms,
-    message::LiveMessage,
     topic::{Join, Need, PAGE, Topic},
     writer::Writer,
 };

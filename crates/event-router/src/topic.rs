@@ -208,7 +208,6 @@ impl Topic {
         self.settle()
     }
 
-
     /// The topic could not be opened: everybody who waits is told.
     pub fn failed(&mut self, error: &LogError) {
         for subscribe in self.waiting.drain(..) {

@@ -54,7 +54,8 @@ async fn sockets(store: &Store, scope: &Scope, place: &Place) -> Vec<String> {
 pub async fn members_come_change_and_go(store: Store) {
     let (scope, room) = (scope("app_a"), place(Kind::Present, "chat:room1"));
     store.renew("i1").await.expect("renewed");
-    let entered = store.enter(&scope, &room, "i1", member("alice", "s1", json!({ "a": 1 }))).await.expect("in");
+    let entered =
+        store.enter(&scope, &room, "i1", member("alice", "s1", json!({ "a": 1 }))).await.expect("in");
     assert!(entered.is_new && entered.elsewhere.is_empty());
     let later = Member { joined_at: 9, ..member("alice", "s1", json!([null, "x\"\u{e4}"])) };
     let again = store.enter(&scope, &room, "i1", later).await.expect("in");
@@ -74,7 +75,10 @@ pub async fn places_and_members_are_listed_by_pages(store: Store) {
     for room in 0..5 {
         for socket in 0..=room {
             let at = place(Kind::Channel, &format!("room:{room}"));
-            store.enter(&scope, &at, "i1", member("a", &format!("s{socket}"), Value::Null)).await.expect("in");
+            store
+                .enter(&scope, &at, "i1", member("a", &format!("s{socket}"), Value::Null))
+                .await
+                .expect("in");
         }
     }
     let first = store.places(&scope, Kind::Channel, None, 3).await.expect("places");
@@ -108,7 +112,8 @@ pub async fn a_client_elsewhere_is_told(store: Store) {
     store.enter(&scope, &room, "i1", member("alice", "s1", Value::Null)).await.expect("in");
     store.enter(&scope, &room, "i1", member("bob", "s2", Value::Null)).await.expect("in");
     let second = store.enter(&scope, &room, "i2", member("alice", "s3", Value::Null)).await.expect("in");
-    let elsewhere: Vec<_> = second.elsewhere.iter().map(|(i, m)| (i.as_str(), m.socket_id.as_str())).collect();
+    let elsewhere: Vec<_> =
+        second.elsewhere.iter().map(|(i, m)| (i.as_str(), m.socket_id.as_str())).collect();
     assert_eq!(elsewhere, [("i1", "s1")]);
     let same = store.enter(&scope, &room, "i2", member("alice", "s4", Value::Null)).await.expect("in");
     assert_eq!(same.elsewhere.len(), 1, "one's own instance knows its own connections");

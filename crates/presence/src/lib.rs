@@ -88,10 +88,17 @@ pub trait Presence: Send + Sync {
     fn leave(&self, scope: &Scope, place: &Place, socket_id: &str) -> Answer<Option<Member>>;
 
     /// The members behind `after` (a socket's id), by socket, at most `limit`.
-    fn members(&self, scope: &Scope, place: &Place, after: Option<&str>, limit: usize) -> Answer<Vec<Member>>;
+    fn members(&self, scope: &Scope, place: &Place, after: Option<&str>, limit: usize)
+    -> Answer<Vec<Member>>;
 
     /// The places of a kind that have members, behind `after`, by name, at most `limit`, with their numbers.
-    fn places(&self, scope: &Scope, kind: Kind, after: Option<&str>, limit: usize) -> Answer<Vec<(String, u64)>>;
+    fn places(
+        &self,
+        scope: &Scope,
+        kind: Kind,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Answer<Vec<(String, u64)>>;
 
     /// Holds the instance's members for another [`LEASE`]. `false` where the lease had run out, so that they may have
     /// been removed: it enters them again.

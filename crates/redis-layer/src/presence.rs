@@ -138,7 +138,8 @@ impl Presence for RedisPresence {
         self.answer(async move |client| {
             let key = members_key(&scope, &place);
             // First what finds the member again should the instance die in the middle.
-            let _: i64 = call(&client, "SADD", vec![instance_key(&instance), line_of(&scope, &place)]).await?;
+            let _: i64 =
+                call(&client, "SADD", vec![instance_key(&instance), line_of(&scope, &place)]).await?;
             let before = all(&client, &key).await?;
             let known = before.get(&member.socket_id);
             let joined_at = known.map_or(member.joined_at, |held| held.member.joined_at);
@@ -148,7 +149,8 @@ impl Presence for RedisPresence {
             let listed = vec![places_key(&scope, place.kind), "0".to_owned(), place.name.clone()];
             let _: i64 = call(&client, "ZADD", listed).await?;
             let (is_new, Held { instance, member }) = (known.is_none(), held);
-            let same = |other: &Held| other.member.client_id == member.client_id && other.instance != instance;
+            let same =
+                |other: &Held| other.member.client_id == member.client_id && other.instance != instance;
             let elsewhere = before.into_values().filter(same).map(|held| (held.instance, held.member));
             Ok(Entered { is_new, elsewhere: elsewhere.collect(), member: member.clone() })
         })
@@ -165,7 +167,13 @@ impl Presence for RedisPresence {
         })
     }
 
-    fn members(&self, scope: &Scope, place: &Place, after: Option<&str>, limit: usize) -> Answer<Vec<Member>> {
+    fn members(
+        &self,
+        scope: &Scope,
+        place: &Place,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Answer<Vec<Member>> {
         let (key, after) = (members_key(scope, place), after.unwrap_or_default().to_owned());
         self.answer(async move |client| {
             let members = all(&client, &key).await?.into_iter().filter(|(socket, _)| *socket > after);
@@ -183,7 +191,8 @@ impl Presence for RedisPresence {
         let (scope, after) = (scope.clone(), after.map_or("-".to_owned(), |after| format!("({after}")));
         self.answer(async move |client| {
             let key = places_key(&scope, kind);
-            let range = vec![key, after, "+".to_owned(), "LIMIT".to_owned(), "0".to_owned(), limit.to_string()];
+            let range =
+                vec![key, after, "+".to_owned(), "LIMIT".to_owned(), "0".to_owned(), limit.to_string()];
             let names: Vec<String> = call(&client, "ZRANGEBYLEX", range).await?;
             let counts = names.iter().map(async |name| {
                 let place = Place { kind, name: name.clone() };

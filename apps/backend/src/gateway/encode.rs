@@ -26,7 +26,9 @@ pub fn message(protocol: Protocol, outgoing: &Outgoing) -> Option<Bytes> {
         }
         Outgoing::Message(message) => Some(message.raw(protocol)),
         Outgoing::MessageEvent { message, subscriptions: None } => Some(message.event(protocol)),
-        Outgoing::MessageEvent { message, subscriptions: Some(ids) } => Some(message.event_for(protocol, ids)),
+        Outgoing::MessageEvent { message, subscriptions: Some(ids) } => {
+            Some(message.event_for(protocol, ids))
+        }
         Outgoing::Packet(text) => Some(Bytes::from_static(text.as_bytes())),
         Outgoing::Control(to, control) => match protocol {
             Protocol::SocketIo => socketio(to, control).map(Bytes::from),

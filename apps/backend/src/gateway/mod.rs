@@ -33,6 +33,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
+use channels::Channels;
 use database::{
     Pool,
     tables::{
@@ -42,7 +43,6 @@ use database::{
 };
 use event_router::{CloseReason, Control, EventRouter, Hub, LiveMessage, Outbox, OutboxLimits, Routed};
 use metrics::{Metrics, Transport};
-use channels::Channels;
 use presence::Presence;
 use registry::Connection;
 use session::Session;
@@ -187,7 +187,18 @@ impl Gateway {
         let log = router.log().clone();
         let channels = Channels::new(instance, log, hub.clone(), presence, registry.clone());
         let (tasks, polling) = (TaskTracker::new(), socketio::PollingSessions::default());
-        Arc::new(Self { hub, router, authenticator, policy, metrics, limits, registry, tasks, channels, polling })
+        Arc::new(Self {
+            hub,
+            router,
+            authenticator,
+            policy,
+            metrics,
+            limits,
+            registry,
+            tasks,
+            channels,
+            polling,
+        })
     }
 
     /// Its routes: `/ws`, `/socket.io/` and `/api/stream`.
@@ -201,11 +212,7 @@ impl Gateway {
 
     /// Watches expiry, revocation and abandoned polling sessions, and keeps this instance's members and `mails`,
     /// until `stop`.
-    pub async fn watch(
-        self: Arc<Self>,
-        mails: mpsc::Receiver<Arc<LiveMessage>>,
-        stop: CancellationToken,
-    ) {
+    pub async fn watch(self: Arc<Self>, mails: mpsc::Receiver<Arc<LiveMessage>>, stop: CancellationToken) {
         let registry = self.registry.clone().watch(self.authenticator.clone(), stop.clone());
         let channels = self.channels.clone().run(mails, stop.clone());
         tokio::join!(registry, channels, self.polling.sweep(stop));

@@ -14,9 +14,9 @@ use super::{
 use auth::Identity;
 use event_log::{HistoryQuery, Identity as Repeats, PageLimit, Reach, Start, TopicKey};
 use event_router::{CloseReason, Control, ReplyTo, RouteReport, Routed, Subscribe, Subscription, project};
+use presence::Place;
 use serde_json::Value;
 use shared_types::{Draft, ErrorKind, Problem, ReturnMode, Source, SubscriptionId, TopicName, rights::Verb};
-use presence::Place;
 use std::{
     collections::{HashMap, HashSet},
     sync::{

@@ -80,12 +80,8 @@ async fn open(
     let place = gateway.registry.place(handshake.address)?;
     let (pieces, body) = mpsc::channel::<Result<Bytes, std::convert::Infallible>>(PIECES);
     let outbox = Outbox::new(gateway.limits.outbox);
-    let session = gateway.session(
-        Transport::ServerSentEvents,
-        handshake.address,
-        outbox.clone(),
-        identity.clone(),
-    );
+    let session =
+        gateway.session(Transport::ServerSentEvents, handshake.address, outbox.clone(), identity.clone());
     let stream = Stream::new(gateway.clone(), session, outbox, wish, &identity, pieces);
     gateway.tasks.spawn(async move {
         let _place = place;
@@ -285,7 +281,9 @@ impl Stream {
     async fn write_now(&mut self, outgoing: Outgoing, out: &mut String) {
         match outgoing {
             Outgoing::Event { event, mode, .. } => self.event(&event, mode, out),
-            Outgoing::Message(message) => out.push_str(&String::from_utf8_lossy(&message.raw(Protocol::ServerSent))),
+            Outgoing::Message(message) => {
+                out.push_str(&String::from_utf8_lossy(&message.raw(Protocol::ServerSent)))
+            }
             Outgoing::MessageEvent { message, .. } => {
                 out.push_str(&String::from_utf8_lossy(&message.event(Protocol::ServerSent)));
             }

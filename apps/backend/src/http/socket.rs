@@ -31,11 +31,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::granted(Method::GET, "/api/socket/channels/{channel}/members", members),
         Route::granted(Method::GET, "/api/socket/connections", connections),
         Route::granted(Method::POST, "/api/socket/broadcast", broadcast),
-        Route::granted(
-            Method::GET,
-            "/api/sync/{service}/documents/{document}/presence",
-            document_presence,
-        ),
+        Route::granted(Method::GET, "/api/sync/{service}/documents/{document}/presence", document_presence),
     ]
 }
 

@@ -58,7 +58,8 @@ impl LiveHub {
         let (asks, asked) = mpsc::channel(1024);
         let (committed, grown) = mpsc::channel(256);
         let (out, events) = mpsc::channel(64);
-        let reader = Reader { pool, commands, metrics, asked, grown, out, wanted, partitions: HashMap::new() };
+        let reader =
+            Reader { pool, commands, metrics, asked, grown, out, wanted, partitions: HashMap::new() };
         let (events, messages) = (Mutex::new(Some(events)), Mutex::new(Some(messages)));
         (Self { asks, committed, events, messages }, reader)
     }

@@ -78,12 +78,7 @@ impl Messages {
     }
 }
 
-async fn say_all(
-    pool: PgPool,
-    mut queue: mpsc::Receiver<Call>,
-    said: Arc<Notify>,
-    stop: CancellationToken,
-) {
+async fn say_all(pool: PgPool, mut queue: mpsc::Receiver<Call>, said: Arc<Notify>, stop: CancellationToken) {
     loop {
         let first = tokio::select! {
             biased;

@@ -28,7 +28,8 @@ pub use ids::forget_ids;
 
 pub(crate) use append::Request;
 use event_log::{
-    Entry, EventLog, HistoryPage, HistoryQuery, LiveReader, LogError, Message, Outcome, SideEffectReader, TopicKey,
+    Entry, EventLog, HistoryPage, HistoryQuery, LiveReader, LogError, Message, Outcome, SideEffectReader,
+    TopicKey,
 };
 use futures::future::BoxFuture;
 use metrics::Metrics;

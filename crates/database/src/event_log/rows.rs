@@ -11,7 +11,10 @@ pub fn key(row: &PgRow) -> Result<TopicKey, sqlx::Error> {
     let environment: &str = row.try_get("environment")?;
     let topic: &str = row.try_get("topic")?;
     let environment = environment.parse().map_err(decode)?;
-    Ok(TopicKey { scope: Scope::new(AppId::from_stored(application), environment), topic: TopicName::from_stored(topic) })
+    Ok(TopicKey {
+        scope: Scope::new(AppId::from_stored(application), environment),
+        topic: TopicName::from_stored(topic),
+    })
 }
 
 /// Reads an event of `event_log` together with its topic's columns of `event_log_topics`.

@@ -48,7 +48,7 @@ fn subscription() -> Arc<crate::index::Subscription> {
         mode: ReturnMode::Full,
         outbox: Outbox::new(OutboxLimits::default()),
         socket_id: "sock_test".into(),
-            failed: AtomicBool::new(false),
+        failed: AtomicBool::new(false),
     })
 }
 

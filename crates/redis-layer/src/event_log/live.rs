@@ -11,7 +11,10 @@ use super::{
     messages::{self, Heard},
 };
 use crate::connection::{Link, Links};
-use event_log::{HistoryQuery, LiveReader, LiveWatch, LogError, Message, PageLimit, Start, StoredEvent, TopicKey, WAITING_MESSAGES};
+use event_log::{
+    HistoryQuery, LiveReader, LiveWatch, LogError, Message, PageLimit, Start, StoredEvent, TopicKey,
+    WAITING_MESSAGES,
+};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use shared_types::Position;

@@ -27,8 +27,8 @@ use crate::{
 };
 use batch::{Mark, Prepared};
 use event_log::{
-    Condition, Entry, EventLog, HistoryPage, HistoryQuery, LiveReader, LogError, Message, Outcome, SideEffectReader,
-    TopicKey,
+    Condition, Entry, EventLog, HistoryPage, HistoryQuery, LiveReader, LogError, Message, Outcome,
+    SideEffectReader, TopicKey,
 };
 use fred::interfaces::ClientLike;
 use futures::future::{BoxFuture, join_all};

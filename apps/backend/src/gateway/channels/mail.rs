@@ -93,7 +93,11 @@ impl Channels {
         Ok(answer.ok().flatten())
     }
 
-    async fn open_call(&self, scope: &Scope, answers: usize) -> Result<(u64, mpsc::Receiver<Letter>), Problem> {
+    async fn open_call(
+        &self,
+        scope: &Scope,
+        answers: usize,
+    ) -> Result<(u64, mpsc::Receiver<Letter>), Problem> {
         self.open_mailbox(scope).await?;
         let call = self.next_call.fetch_add(1, Ordering::Relaxed);
         let (answered, receiver) = mpsc::channel(answers);

@@ -7,10 +7,10 @@ pub mod mail;
 mod presence;
 
 use super::registry::Registry;
+use ::presence::{Member, Place, Presence};
 use event_log::{EventLog, LogError, TopicKey};
 use event_router::{Content, Hub, LiveMessage};
 use parking_lot::Mutex;
-use ::presence::{Member, Place, Presence};
 use serde_json::Value;
 use shared_types::{Scope, TopicName};
 use std::{
@@ -44,7 +44,7 @@ impl Channels {
         hub: Arc<Hub>,
         store: Arc<dyn Presence>,
         registry: Arc<Registry>,
-        ) -> Arc<Self> {
+    ) -> Arc<Self> {
         Arc::new(Self {
             instance,
             log,

@@ -1,8 +1,8 @@
 //! Who comes and goes, and what is said of it.
 
 use super::{Channels, HeldKey, member_json};
-use event_router::{Content, PresenceAction, PresenceChange};
 use ::presence::{Kind, MEMBERS, Member, Place, RENEW};
+use event_router::{Content, PresenceAction, PresenceChange};
 use serde_json::json;
 use shared_types::{Problem, Scope};
 

@@ -159,9 +159,19 @@ fn data(fields: &mut Fields<'_>) -> Result<Option<Box<RawValue>>, Problem> {
 /// # Errors
 /// Naming `data`.
 pub fn carried(raw: &RawValue) -> Result<Box<RawValue>, Problem> {
-    let text = shared_types::json::compact(raw.get())
-        .map_err(|problem| Problem { message: problem.message.replacen("payload:", "data:", 1), ..problem })?;
+    let text = shared_types::json::compact(raw.get()).map_err(|problem| Problem {
+        message: problem.message.replacen("payload:", "data:", 1),
+        ..problem
+    })?;
     RawValue::from_string(text).map_err(|_| Problem::field("data", "cannot be read"))
+}
+
+fn within_document(name: &str, problem: Problem) -> Problem {
+    let path = format!("document.{name}");
+    let message = problem.message.replacen(name, &path, 1);
+    let details =
+        problem.details.into_iter().map(|detail| shared_types::Violation { path: path.clone(), ..detail });
+    Problem { message, details: details.collect(), ..problem }
 }
 
 /// `presence:*`.
@@ -185,7 +195,7 @@ fn document(text: &str) -> Result<PresenceTarget, Problem> {
     let mut fields =
         Fields::parse(text).map_err(|_| Problem::field("document", "must be { service, id }"))?;
     let part = |fields: &mut Fields<'_>, name: &str| {
-        let text = fields.required_text(name)?;
+        let text = fields.required_text(name).map_err(|problem| within_document(name, problem))?;
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-');
         if text.is_empty() || text.len() > MAX_PART_BYTES || !text.chars().all(plain) {
             let rule = format!("must match ^[A-Za-z0-9._:-]{{1,{MAX_PART_BYTES}}}$");

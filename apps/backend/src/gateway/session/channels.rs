@@ -42,7 +42,8 @@ impl Session {
         let key = Channels::key_of(&identity.scope, place);
         let at = |kind| self.places.iter().any(|held| held.kind == kind && held.name == place.name);
         let hears_sayings = place.kind != Kind::Document && at(Kind::Channel);
-        let is_there = hears_sayings || at(if place.kind == Kind::Document { Kind::Document } else { Kind::Present });
+        let is_there =
+            hears_sayings || at(if place.kind == Kind::Document { Kind::Document } else { Kind::Present });
         let outbox = self.connection().outbox.clone();
         if !is_there {
             self.gateway.hub.part(key, outbox.connection()).await;
@@ -53,7 +54,12 @@ impl Session {
     }
 
     /// Enters a place: first what is said there is heard, then the others are told, so that nothing lies between.
-    async fn enter(&mut self, identity: &Identity, place: Place, data: Value) -> Result<Vec<Member>, Problem> {
+    async fn enter(
+        &mut self,
+        identity: &Identity,
+        place: Place,
+        data: Value,
+    ) -> Result<Vec<Member>, Problem> {
         self.admit_place(&place)?;
         let is_new = self.places.insert(place.clone());
         let entered = async {
@@ -97,7 +103,12 @@ impl Session {
         Ok(())
     }
 
-    pub(super) async fn say(&mut self, channel: TopicName, request: SayRequest, to: ReplyTo) -> Result<(), Problem> {
+    pub(super) async fn say(
+        &mut self,
+        channel: TopicName,
+        request: SayRequest,
+        to: ReplyTo,
+    ) -> Result<(), Problem> {
         let identity = self.connection().identity();
         may_say(&identity, &channel)?;
         let saying = saying(request, self.sender());
@@ -125,7 +136,12 @@ impl Session {
         Ok(())
     }
 
-    pub(super) async fn direct(&mut self, target: String, request: SayRequest, to: ReplyTo) -> Result<(), Problem> {
+    pub(super) async fn direct(
+        &mut self,
+        target: String,
+        request: SayRequest,
+        to: ReplyTo,
+    ) -> Result<(), Problem> {
         let identity = self.connection().identity();
         if !identity.rights.allows(Verb::Broadcast, &target) {
             return Err(Problem::forbidden("no right to send direct messages"));
@@ -160,7 +176,9 @@ impl Session {
         let data = data.map_err(|_| Problem::field("data", "cannot be read"))?;
         let members = match verb {
             PresenceVerb::Enter => self.enter(&identity, place, data).await?,
-            PresenceVerb::Update if self.places.contains(&place) => self.enter(&identity, place, data).await?,
+            PresenceVerb::Update if self.places.contains(&place) => {
+                self.enter(&identity, place, data).await?
+            }
             PresenceVerb::Update => {
                 return Err(Problem::new(shared_types::ErrorKind::Conflict, "NOT_PRESENT", "enter first"));
             }
@@ -180,7 +198,8 @@ impl Session {
 
     /// Leaves the places that a new token no longer covers; each channel with an error that names it.
     pub(super) async fn leave_uncovered(&mut self, identity: &Identity) {
-        let uncovered: Vec<Place> = self.places.iter().filter(|place| !covers(identity, place)).cloned().collect();
+        let uncovered: Vec<Place> =
+            self.places.iter().filter(|place| !covers(identity, place)).cloned().collect();
         for place in uncovered {
             if let Err(problem) = self.leave(identity, &place).await {
                 tracing::warn!(%problem, "a place could not be left");
@@ -197,7 +216,8 @@ impl Session {
         for place in std::mem::take(&mut self.places) {
             let key = Channels::key_of(&identity.scope, &place);
             self.gateway.hub.part(key, self.connection().outbox.connection()).await;
-            let left = self.gateway.channels.leave(&identity.scope, &place, &self.connection().socket_id).await;
+            let left =
+                self.gateway.channels.leave(&identity.scope, &place, &self.connection().socket_id).await;
             if let Err(problem) = left {
                 // It goes with this instance's lease, or when the connection's client comes again.
                 tracing::warn!(%problem, "a place could not be left");
@@ -212,7 +232,8 @@ fn covers(identity: &Identity, place: &Place) -> bool {
         Kind::Present => identity.rights.allows(Verb::Presence, &place.name),
         Kind::Document => {
             let name = format!("sync.{}", place.name.replacen('/', ".", 1));
-            identity.rights.allows(Verb::Presence, &name) && identity.rights.allows(Verb::DocumentsRead, &name)
+            identity.rights.allows(Verb::Presence, &name)
+                && identity.rights.allows(Verb::DocumentsRead, &name)
         }
     }
 }
