@@ -204,6 +204,9 @@ impl Platform {
     }
 }
 
+/// The log, and who is where.
+type Shared = (Arc<dyn EventLog>, Arc<dyn Presence>);
+
 /// What all instances share: the log, and who is where. The log is `local`, or that on Redis, to which `local` is
 /// handed on.
 fn shared(
@@ -212,7 +215,7 @@ fn shared(
     local: Arc<PostgresEventLog>,
     metrics: &Arc<Metrics>,
     tasks: &Tasks,
-) -> Result<(Arc<dyn EventLog>, Arc<dyn Presence>), RedisError> {
+) -> Result<Shared, RedisError> {
     let stop = tasks.stopping();
     let Some(redis) = &config.redis else {
         tasks.spawn("the relay's end", relay::end(pool.clone(), stop));
