@@ -1,1 +1,2 @@
+drop table cdc_events_marks;
 drop table cdc_events;

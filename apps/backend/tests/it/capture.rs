@@ -3,9 +3,9 @@
 use crate::server::Server;
 use auth::Role;
 use axum::http::Method;
-use database::tables::cdc_events::{self, MappingResult, NewCdcEvent, Outcome};
+use database::tables::cdc_events::{self, NewCdcEvent, Outcome, Verdict};
 use serde_json::{Value, json};
-use shared_types::{AppId, Environment, Operation, Scope};
+use shared_types::{AppId, Environment, MappingId, Operation, Scope};
 
 fn mapping() -> Value {
     json!({ "table": "orders", "topic": "order.changed", "events": ["insert"], "payload": { "id": "$row.id" } })
@@ -137,15 +137,15 @@ fn event(ordinal: u64, environment: Environment, outcome: Outcome) -> NewCdcEven
         source: "s".into(),
         lsn: 0x1_0000_00AB,
         ordinal,
-        table: "orders".to_owned(),
+        table: "orders".parse().unwrap(),
         operation: Operation::Update,
         key: Some(format!("{{\"id\":{ordinal}}}")),
-        results: vec![MappingResult {
-            mapping_id: "map_1".to_owned(),
+        results: vec![Verdict {
+            mapping: MappingId::from_stored("map_1"),
             outcome,
             topic: None,
             event_id: None,
-            reason: Some("when: the condition does not hold".to_owned()),
+            reason: Some("when: the condition does not hold".into()),
         }],
         commit_ms: 1_700_000_000_123,
     }

@@ -1,13 +1,20 @@
 //! `cdc_events`: row changes that a mapping looked at, and what became of each.
 //!
-//! Written in batches off the way of the events; [`record`] takes rows of several scopes, which carry theirs.
+//! Written in batches off the way of the events, many changes to a row; [`record`] takes changes of several scopes,
+//! which carry theirs.
 
-use crate::DatabaseError;
+mod chunk;
+
+use crate::{DatabaseError, Pool};
+use chunk::Chunk;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use shared_types::{Operation, Scope};
-use sqlx::{FromRow, PgExecutor, types::Json};
-use std::time::Duration;
+use shared_types::{EventId, MappingId, Operation, Scope, TopicName, mapping::TableName};
+use sqlx::{PgConnection, PgExecutor};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
+
+/// Chunks that are read at a time.
+const ROUND: i64 = 16;
 
 /// What became of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -51,25 +58,40 @@ pub struct MappingResult {
     pub reason: Option<String>,
 }
 
+/// What one mapping made of a change that is to be written down.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// Which.
+    pub mapping: MappingId,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Where the event went.
+    pub topic: Option<TopicName>,
+    /// The event's id, one of ours.
+    pub event_id: Option<EventId>,
+    /// Which rule held it back, or why it could not be evaluated.
+    pub reason: Option<Cow<'static, str>>,
+}
+
 /// A change to be written down.
 #[derive(Clone, Debug)]
 pub struct NewCdcEvent {
     /// Whose mappings looked at it.
     pub scope: Scope,
     /// What makes the position unique.
-    pub source: std::sync::Arc<str>,
+    pub source: Arc<str>,
     /// The commit's place in the log.
     pub lsn: u64,
     /// The change's number within the transaction.
     pub ordinal: u64,
-    /// `table`, or `schema.table` outside `public`.
-    pub table: String,
+    /// Of which table.
+    pub table: TableName,
     /// What happened.
     pub operation: Operation,
     /// The row's key as a JSON object, where it is known.
     pub key: Option<String>,
     /// What each mapping made of it, at least one.
-    pub results: Vec<MappingResult>,
+    pub results: Vec<Verdict>,
     /// When it was committed, Unix milliseconds.
     pub commit_ms: i64,
 }
@@ -98,36 +120,6 @@ pub struct CdcEvent {
     pub timestamp: i64,
 }
 
-#[derive(FromRow)]
-struct Stored {
-    id: i64,
-    table_name: String,
-    operation: String,
-    outcome: String,
-    key: Option<Json<Box<RawValue>>>,
-    results: Json<Vec<MappingResult>>,
-    lsn: i64,
-    ordinal: i64,
-    timestamp: i64,
-}
-
-impl From<Stored> for CdcEvent {
-    fn from(row: Stored) -> Self {
-        let lsn = row.lsn.cast_unsigned();
-        Self {
-            id: row.id,
-            table: row.table_name,
-            operation: row.operation,
-            outcome: row.outcome,
-            key: row.key.map(|key| key.0),
-            results: row.results.0,
-            lsn: format!("{:X}/{:X}", lsn >> 32, lsn & 0xFFFF_FFFF),
-            ordinal: row.ordinal,
-            timestamp: row.timestamp,
-        }
-    }
-}
-
 /// Which changes are asked for.
 #[derive(Clone, Debug, Default)]
 pub struct CdcEventQuery {
@@ -143,44 +135,119 @@ pub struct CdcEventQuery {
     pub before: Option<i64>,
 }
 
-/// Writes changes down, at most 1,000 a call; those that are there already, and those of scopes that are gone, are
-/// passed over. Answers how many were new.
+/// Up to where a scope's changes are written down.
+struct Mark {
+    source: String,
+    position: (u64, u64),
+}
+
+/// What one scope's changes come to.
+struct Written<'a> {
+    scope: &'a Scope,
+    mark: Mark,
+    chunks: Vec<Chunk<'a>>,
+}
+
+/// Writes changes down, those of each scope and source in the order of their positions; those that are there
+/// already, and those of scopes that are gone, are passed over. Answers how many were new.
+///
+/// A crash of the database may lose what was written in its last moments: it does not wait for its disk.
 ///
 /// # Errors
-/// Only those of the database.
-pub async fn record(executor: impl PgExecutor<'_>, events: &[NewCdcEvent]) -> Result<u64, DatabaseError> {
+/// Only those of the database; nothing is written then.
+pub async fn record(pool: &Pool, events: &[NewCdcEvent]) -> Result<u64, DatabaseError> {
+    let mut by_scope: BTreeMap<&Scope, Vec<&NewCdcEvent>> = BTreeMap::new();
+    for event in events {
+        by_scope.entry(&event.scope).or_default().push(event);
+    }
+    let mut tx = pool.begin().await?;
+    sqlx::query("set local synchronous_commit = off").execute(&mut *tx).await?;
+    let mut written = Vec::new();
+    for (scope, events) in by_scope {
+        if let Some(mark) = lock(&mut tx, scope).await? {
+            written.push(Written::new(scope, mark, &events));
+        }
+    }
+    let mut recorded = 0;
+    for scope in written {
+        recorded += scope.store(&mut tx).await?;
+    }
+    tx.commit().await?;
+    Ok(recorded)
+}
+
+/// The scope's mark, which nobody else moves until the transaction ends; none where the scope is gone.
+async fn lock(connection: &mut PgConnection, scope: &Scope) -> Result<Option<Mark>, DatabaseError> {
     let sql = "
-        insert into cdc_events (application_id, environment, source, lsn, ordinal, table_name, operation, outcome,
-            key, results, mapping_ids, committed_at)
-        select new.application_id, new.environment, source, lsn, ordinal, table_name, operation, outcome, key::json,
-            results::json, array(select result ->> 'mappingId' from json_array_elements(results::json) result),
-            to_timestamp(commit_ms / 1000.0)
-        from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::text[],
-            $8::text[], $9::text[], $10::text[], $11::bigint[]) with ordinality as new (application_id, environment,
-            source, lsn, ordinal, table_name, operation, outcome, key, results, commit_ms, place)
-        join environments using (application_id, environment)
-        order by place
-        on conflict on constraint cdc_events_once do nothing";
-    let column = |value: fn(&NewCdcEvent) -> String| events.iter().map(value).collect::<Vec<_>>();
-    let number = |value: fn(&NewCdcEvent) -> u64| {
-        events.iter().map(|event| value(event).cast_signed()).collect::<Vec<i64>>()
-    };
-    let results = events.iter().map(|event| serde_json::to_string(&event.results).unwrap_or_default());
-    let done = sqlx::query(sql)
-        .bind(column(|event| event.scope.application().to_string()))
-        .bind(column(|event| event.scope.environment().to_string()))
-        .bind(column(|event| event.source.to_string()))
-        .bind(number(|event| event.lsn))
-        .bind(number(|event| event.ordinal))
-        .bind(column(|event| event.table.clone()))
-        .bind(column(|event| event.operation.to_string()))
-        .bind(column(|event| event.outcome().as_str().to_owned()))
-        .bind(events.iter().map(|event| event.key.clone()).collect::<Vec<_>>())
-        .bind(results.collect::<Vec<_>>())
-        .bind(events.iter().map(|event| event.commit_ms).collect::<Vec<_>>())
-        .execute(executor)
+        insert into cdc_events_marks as mark (application_id, environment, source, lsn, ordinal)
+        select application_id, environment, '', 0, 0 from environments
+        where application_id = $1 and environment = $2
+        on conflict (application_id, environment) do update set source = mark.source
+        returning source, lsn, ordinal";
+    let row: Option<(String, i64, i64)> = sqlx::query_as(sql)
+        .bind(scope.application().as_str())
+        .bind(scope.environment().as_str())
+        .fetch_optional(connection)
         .await?;
-    Ok(done.rows_affected())
+    Ok(row.map(|(source, lsn, ordinal)| Mark {
+        source,
+        position: (lsn.cast_unsigned(), ordinal.cast_unsigned()),
+    }))
+}
+
+impl<'a> Written<'a> {
+    fn new(scope: &'a Scope, mut mark: Mark, events: &[&'a NewCdcEvent]) -> Self {
+        let mut chunks: Vec<Chunk<'a>> = Vec::new();
+        for event in events {
+            let position = (event.lsn, event.ordinal);
+            if mark.source != *event.source {
+                event.source.as_ref().clone_into(&mut mark.source);
+            } else if position <= mark.position {
+                continue;
+            }
+            mark.position = position;
+            match chunks.last_mut() {
+                Some(chunk) if !chunk.is_full() => chunk.push(event),
+                _ => {
+                    let mut chunk = Chunk::default();
+                    chunk.push(event);
+                    chunks.push(chunk);
+                }
+            }
+        }
+        Self { scope, mark, chunks }
+    }
+
+    /// Writes its chunks and moves its mark.
+    async fn store(self, connection: &mut PgConnection) -> Result<u64, DatabaseError> {
+        if self.chunks.is_empty() {
+            return Ok(0);
+        }
+        let sql = "
+            with moved as (
+                update cdc_events_marks set source = $6, lsn = $7, ordinal = $8
+                where application_id = $1 and environment = $2)
+            insert into cdc_events (application_id, environment, size, shapes, changes)
+            select $1, $2, size, shapes::jsonb, changes
+            from unnest($3::smallint[], $4::text[], $5::text[]) with ordinality
+                as new (size, shapes, changes, place)
+            order by place";
+        let sizes: Vec<i16> = self.chunks.iter().map(Chunk::size).collect();
+        let recorded = sizes.iter().map(|size| u64::from(size.unsigned_abs())).sum();
+        let (shapes, changes): (Vec<_>, Vec<_>) = self.chunks.into_iter().map(Chunk::finish).unzip();
+        sqlx::query(sql)
+            .bind(self.scope.application().as_str())
+            .bind(self.scope.environment().as_str())
+            .bind(sizes)
+            .bind(shapes)
+            .bind(changes)
+            .bind(self.mark.source)
+            .bind(self.mark.position.0.cast_signed())
+            .bind(self.mark.position.1.cast_signed())
+            .execute(connection)
+            .await?;
+        Ok(recorded)
+    }
 }
 
 impl NewCdcEvent {
@@ -195,41 +262,55 @@ impl NewCdcEvent {
 /// # Errors
 /// Only those of the database.
 pub async fn list(
-    executor: impl PgExecutor<'_>,
+    pool: &Pool,
     scope: &Scope,
     query: &CdcEventQuery,
     limit: i64,
 ) -> Result<Vec<CdcEvent>, DatabaseError> {
+    // A chunk has a change of each of its shapes, so that this finds no chunk in vain.
     let sql = "
-        select id, table_name, operation, outcome, key, results, lsn, ordinal,
-            (extract(epoch from committed_at) * 1000)::bigint as timestamp
-        from cdc_events
-        where application_id = $1 and environment = $2 and ($3::text is null or table_name = $3)
-            and ($4::text is null or operation = $4) and ($5::text is null or outcome = $5)
-            and ($6::text is null or $6 = any (mapping_ids)) and ($7::bigint is null or id < $7)
-        order by id desc limit $8";
-    let rows: Vec<Stored> = sqlx::query_as(sql)
-        .bind(scope.application().as_str())
-        .bind(scope.environment().as_str())
-        .bind(&query.table)
-        .bind(query.operation.map(|operation| operation.to_string()))
-        .bind(query.outcome.map(Outcome::as_str))
-        .bind(&query.mapping)
-        .bind(query.before)
-        .bind(limit)
-        .fetch_all(executor)
-        .await?;
-    Ok(rows.into_iter().map(CdcEvent::from).collect())
+        select chunk, shapes::text, changes from cdc_events
+        where application_id = $1 and environment = $2 and shapes @> $3 and chunk <= $4
+        order by chunk desc limit $5";
+    let containment = chunk::containment(query);
+    let limit = usize::try_from(limit).unwrap_or(0);
+    let mut found = Vec::new();
+    let mut newest = query.before.map_or(i64::MAX, chunk::chunk_of);
+    while found.len() < limit {
+        let rows: Vec<(i64, String, String)> = sqlx::query_as(sql)
+            .bind(scope.application().as_str())
+            .bind(scope.environment().as_str())
+            .bind(&containment)
+            .bind(newest)
+            .bind(ROUND)
+            .fetch_all(pool)
+            .await?;
+        let Some((oldest, _, _)) = rows.last() else { break };
+        newest = oldest - 1;
+        for (number, shapes, changes) in &rows {
+            if found.len() >= limit {
+                break;
+            }
+            chunk::read((*number, shapes, changes), query, limit, &mut found)
+                .map_err(|error| sqlx::Error::Decode(error.into()))?;
+        }
+    }
+    Ok(found)
 }
 
-/// Removes what is older than `age`, at most 5,000 changes a call, of all scopes; answers how many.
+/// Removes what is older than `age`, at most 500 rows of many changes a call, of all scopes; answers how many
+/// changes.
 ///
 /// # Errors
 /// Only those of the database.
 pub async fn remove_older(executor: impl PgExecutor<'_>, age: Duration) -> Result<u64, DatabaseError> {
     let sql = "
-        delete from cdc_events where ctid = any (array(
-            select ctid from cdc_events where recorded_at < now() - make_interval(secs => $1)
-            order by recorded_at limit 5000))";
-    Ok(sqlx::query(sql).bind(age.as_secs_f64()).execute(executor).await?.rows_affected())
+        with gone as (
+            delete from cdc_events where ctid = any (array(
+                select ctid from cdc_events where recorded_at < now() - make_interval(secs => $1)
+                order by recorded_at limit 500))
+            returning size)
+        select coalesce(sum(size), 0)::bigint from gone";
+    let removed: i64 = sqlx::query_scalar(sql).bind(age.as_secs_f64()).fetch_one(executor).await?;
+    Ok(removed.unsigned_abs())
 }
