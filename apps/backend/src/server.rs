@@ -11,10 +11,7 @@ use event_router::Hub;
 use platform::Platform;
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
@@ -38,8 +35,7 @@ impl Server {
     /// Where the listener cannot be used.
     pub async fn start(platform: Arc<Platform>, listener: TcpListener, mode: Mode) -> Result<Self> {
         let address = listener.local_addr().context("the listener has no address")?;
-        let connections = Arc::new(AtomicUsize::new(0));
-        let gateway = gateway(&platform, &connections);
+        let gateway = gateway(&platform);
         let app = http::app(state(&platform, &gateway, mode), gateway.routes().merge(pages::routes()));
         let stop = CancellationToken::new();
         let stopping = stop.clone();
@@ -74,7 +70,7 @@ impl Server {
     }
 }
 
-fn gateway(platform: &Platform, connections: &Arc<AtomicUsize>) -> Arc<Gateway> {
+fn gateway(platform: &Platform) -> Arc<Gateway> {
     let (log, metrics, stop) = (platform.log.clone(), platform.metrics.clone(), platform.tasks.stopping());
     let (hub, mails) = platform.tasks.spawn_with(|set| Hub::start(log, metrics, set, stop));
     let gateway = Gateway::new(
@@ -85,7 +81,6 @@ fn gateway(platform: &Platform, connections: &Arc<AtomicUsize>) -> Arc<Gateway> 
         platform.presence.clone(),
         platform.metrics.clone(),
         GatewayLimits::of(&platform.config),
-        connections.clone(),
     );
     platform.tasks.spawn("connections", gateway.clone().watch(mails, platform.tasks.stopping()));
     gateway

@@ -50,7 +50,7 @@ use shared_config::Config;
 use shared_types::{ErrorKind, Problem, Scope, TopicName};
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
     time::Duration,
 };
 use tokio::sync::mpsc;
@@ -170,7 +170,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway that counts its connections in `count`.
+    /// A gateway without connections.
     pub fn new(
         hub: Arc<Hub>,
         router: EventRouter,
@@ -179,10 +179,9 @@ impl Gateway {
         presence: Arc<dyn Presence>,
         metrics: Arc<Metrics>,
         limits: GatewayLimits,
-        count: Arc<AtomicUsize>,
     ) -> Arc<Self> {
         let policy = Policy::new(authenticator.clone(), pool);
-        let registry = Registry::new(limits.connections_per_address, count, metrics.clone());
+        let registry = Registry::new(limits.connections_per_address, metrics.clone());
         let instance = format!("{:016x}", rand::random::<u64>());
         let log = router.log().clone();
         let channels = Channels::new(instance, log, hub.clone(), presence, registry.clone());

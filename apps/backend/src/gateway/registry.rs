@@ -91,7 +91,6 @@ pub struct Registry {
     expected: DashMap<u64, Arc<Outbox>>,
     addresses: DashMap<IpAddr, usize>,
     per_address: Option<usize>,
-    count: Arc<AtomicUsize>,
     stopping: AtomicBool,
     metrics: Arc<Metrics>,
 }
@@ -116,14 +115,13 @@ pub struct Entered {
 }
 
 impl Registry {
-    /// An empty one. `count` is kept equal to the number of connections.
-    pub fn new(per_address: Option<usize>, count: Arc<AtomicUsize>, metrics: Arc<Metrics>) -> Arc<Self> {
+    /// An empty one, which lets so many connections of one address in.
+    pub fn new(per_address: Option<usize>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             connections: DashMap::new(),
             expected: DashMap::new(),
             addresses: DashMap::new(),
             per_address,
-            count,
             stopping: AtomicBool::new(false),
             metrics,
         })
@@ -183,7 +181,6 @@ impl Registry {
             channels: Mutex::default(),
         });
         self.connections.insert(connection.socket_id.clone(), connection.clone());
-        self.count.fetch_add(1, Ordering::Relaxed);
         self.metrics.connection_opened(transport);
         if self.is_stopping() {
             connection.outbox.close(CloseReason::GoingAway);
@@ -283,7 +280,6 @@ impl Drop for Entered {
         }
         outbox.close(CloseReason::Gone);
         self.registry.connections.remove(&self.connection.socket_id);
-        self.registry.count.fetch_sub(1, Ordering::Relaxed);
         self.registry.metrics.connection_closed(self.connection.transport);
     }
 }

@@ -25,10 +25,7 @@ use shared_types::{AppId, Draft, Environment, Position, RawObject, Scope, Source
 use std::{
     future::Future,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 use sync::{Documents, DocumentsSettings};
@@ -146,7 +143,6 @@ impl Platform {
             presence,
             metrics.clone(),
             limits,
-            Arc::new(AtomicUsize::new(0)),
         );
         tasks.spawn(gateway.clone().watch(mails, stop.clone()));
         let state = AppState {

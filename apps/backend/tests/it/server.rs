@@ -155,7 +155,7 @@ fn channels(
     stop: &CancellationToken,
 ) -> Arc<Channels> {
     let (hub, mails) = Hub::start(log.clone(), metrics.clone(), tasks, stop.clone());
-    let registry = Registry::new(None, Arc::default(), metrics);
+    let registry = Registry::new(None, metrics);
     let presence = Arc::new(PostgresPresence::new(test.pool.clone()));
     let channels = Channels::new("test".to_owned(), log.clone(), hub, presence, registry);
     tasks.spawn(channels.clone().run(mails, stop.clone()));

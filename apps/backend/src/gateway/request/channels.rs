@@ -199,7 +199,7 @@ fn document(text: &str) -> Result<PresenceTarget, Problem> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-');
         if text.is_empty() || text.len() > MAX_PART_BYTES || !text.chars().all(plain) {
             let rule = format!("must match ^[A-Za-z0-9._:-]{{1,{MAX_PART_BYTES}}}$");
-            return Err(Problem::field(&format!("document.{name}"), rule));
+            return Err(Problem::field(format!("document.{name}"), rule));
         }
         Ok(text)
     };
