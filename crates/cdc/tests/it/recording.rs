@@ -1,7 +1,7 @@
 //! An event log in memory that keeps positions as a real one does, and fails on demand.
 
 use event_log::{
-    Entry, EventLog, HistoryPage, HistoryQuery, Identity, LiveReader, LogError, Outcome, SideEffectReader,
+    Entry, EventLog, HistoryPage, HistoryQuery, Identity, LiveReader, LogError, Message, Outcome, SideEffectReader,
     SourcePosition, TopicKey,
 };
 use futures::future::BoxFuture;
@@ -115,6 +115,10 @@ impl EventLog for RecordingLog {
 
     fn head(&self, _: &TopicKey) -> BoxFuture<'static, Result<Position, LogError>> {
         Box::pin(async { Err(LogError::Internal("it only records".to_owned())) })
+    }
+
+    fn announce(&self, _: Vec<Message>) -> BoxFuture<'static, Result<(), LogError>> {
+        unreachable!("change data capture announces nothing")
     }
 
     fn live(&self) -> LiveReader {
