@@ -1,7 +1,8 @@
 //! A real event log that refuses, or keeps its answers to itself, on demand.
 
 use event_log::{
-    Entry, EventLog, HistoryPage, HistoryQuery, LiveReader, LogError, Outcome, SideEffectReader, TopicKey,
+    Entry, EventLog, HistoryPage, HistoryQuery, LiveReader, LogError, Message, Outcome, SideEffectReader,
+    TopicKey,
 };
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -72,6 +73,10 @@ impl EventLog for FailingLog {
 
     fn head(&self, key: &TopicKey) -> BoxFuture<'static, Result<Position, LogError>> {
         self.log.head(key)
+    }
+
+    fn announce(&self, messages: Vec<Message>) -> BoxFuture<'static, Result<(), LogError>> {
+        self.log.announce(messages)
     }
 
     fn live(&self) -> LiveReader {
