@@ -115,6 +115,8 @@ pub struct Address<'a> {
     pub announcing: Announcing,
     /// What is kept how long.
     pub settings: &'a RedisSettings,
+    /// Topics whose history has a length of its own.
+    pub own: &'a HashMap<TopicKey, Duration>,
     /// Unix milliseconds.
     pub now_ms: i64,
 }
@@ -157,12 +159,13 @@ pub fn write(address: &Address<'_>, requests: &[&[Prepared]], renewed: &HashSet<
 /// What both scripts are told first.
 fn front(address: &Address<'_>) -> Vec<Value> {
     let history = address.settings.history;
+    let longest = address.own.values().copied().max().unwrap_or_default().max(history);
     vec![
         text(&address.settled.generation),
         format!("{:016}", address.number).into(),
         text(&epoch_suffix()),
         Value::Integer(address.now_ms),
-        ms(history + POSITION),
+        ms(longest + POSITION),
         ms(history + SLACK),
         text(address.announcing.command()),
     ]
@@ -187,7 +190,7 @@ fn write_plain<'a>(
     for (topic, events) in events {
         batch.keys.extend([keys::head(topic), keys::history(topic)]);
         batch.arguments.push(address.announcing.channel(topic).into());
-        batch.arguments.push(Value::Integer(i64::from(renewed.contains(topic))));
+        batch.arguments.push(lifetime(address, topic, renewed));
         batch.arguments.push(Value::Integer(events.len() as i64));
         batch.arguments.extend(events);
         batch.topics.push(topic.clone());
@@ -217,7 +220,7 @@ fn write_marked(
     batch.arguments.extend([ms(address.settings.ids), Value::Integer(topics.all.len() as i64)]);
     for topic in &topics.all {
         batch.arguments.push(address.announcing.channel(topic).into());
-        batch.arguments.push(Value::Integer(i64::from(renewed.contains(*topic))));
+        batch.arguments.push(lifetime(address, topic, renewed));
     }
     for entries in requests {
         batch.arguments.push(Value::Integer(entries.len() as i64));
@@ -237,6 +240,14 @@ fn write_marked(
         }
     }
     batch.topics = topics.all.into_iter().cloned().collect();
+}
+
+/// How long a history lives from now on, where that is to be said.
+fn lifetime(address: &Address<'_>, topic: &TopicKey, renewed: &HashSet<TopicKey>) -> Value {
+    if !renewed.contains(topic) {
+        return Value::Integer(0);
+    }
+    ms(address.own.get(topic).copied().unwrap_or(address.settings.history) + SLACK)
 }
 
 /// Numbers what it is given, from 1, each once.

@@ -17,8 +17,9 @@ use crate::{
 use event_log::{LogError, Outcome, TopicKey};
 use futures::future::{BoxFuture, FutureExt, Shared};
 use metrics::Metrics;
+use parking_lot::Mutex;
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -72,6 +73,8 @@ pub struct Shore {
     pub full: AtomicBool,
     /// What was appended by topic.
     pub tally: Tally,
+    /// Topics whose history has a length of its own.
+    pub own: Mutex<Arc<HashMap<TopicKey, Duration>>>,
     /// This writer's name.
     pub writer: String,
 }
@@ -211,6 +214,7 @@ impl Lane {
         renewed: &HashSet<TopicKey>,
     ) -> Result<Option<Answer>, RedisError> {
         let link = linked(&self.shore.links, PATIENCE).await?;
+        let own = self.shore.own.lock().clone();
         let address = Address {
             partition: self.partition,
             writer: &self.shore.writer,
@@ -218,6 +222,7 @@ impl Lane {
             settled,
             announcing: link.announcing,
             settings: &self.shore.settings,
+            own: &own,
             now_ms: now_ms(),
         };
         let batch = batch::write(&address, requests, renewed);

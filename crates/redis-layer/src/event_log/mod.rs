@@ -12,6 +12,7 @@ mod history;
 mod lane;
 mod live;
 mod messages;
+mod registry;
 mod side_effects;
 mod tally;
 mod upkeep;
@@ -79,7 +80,7 @@ impl RedisEventLog {
         let (user, users) = mpsc::channel(1);
         let guard = Guard::new();
         tasks.spawn(connection::run(settings.url.clone(), links_in, users, stop.clone()));
-        tasks.spawn(generation::run(guard.clone(), links.clone(), pool, stop.clone()));
+        tasks.spawn(generation::run(guard.clone(), links.clone(), pool.clone(), stop.clone()));
         let shore = Arc::new(Shore {
             links,
             guard,
@@ -87,6 +88,7 @@ impl RedisEventLog {
             metrics,
             full: false.into(),
             tally: Default::default(),
+            own: Default::default(),
             writer: format!("{:016x}", rand::random::<u64>()),
         });
         let lanes = Partition::all().map(|partition| {
@@ -96,7 +98,7 @@ impl RedisEventLog {
         });
         let lanes = lanes.collect();
         let live = live::LiveHub::start(shore.clone(), tasks, stop.clone());
-        tasks.spawn(upkeep::run(shore.clone(), stop));
+        tasks.spawn(upkeep::run(shore.clone(), pool, stop));
         Ok(Arc::new(Self { shore, lanes, live }))
     }
 }

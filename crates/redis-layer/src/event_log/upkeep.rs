@@ -3,6 +3,7 @@
 
 use super::{
     lane::{Shore, now_ms},
+    registry,
     tally::Due,
 };
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
 use event_log::{BacklogNews, BacklogWatch, TopicKey};
 use fred::types::Value;
 use futures::{StreamExt, stream};
+use sqlx::PgPool;
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -22,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How often histories that have grown are trimmed.
 const EVERY: Duration = Duration::from_secs(1);
+/// Every how many of these rounds the registry of topics is read.
+const REGISTRY: u32 = 5;
 /// Every how many of these rounds side-effect streams are swept.
 const SWEEP: u32 = 2;
 /// Entries of a side-effect stream that stay where nobody reads them.
@@ -35,8 +39,8 @@ const AMPLE: u64 = 70;
 const HALVINGS: u32 = 10;
 
 /// Runs until `stop`.
-pub async fn run(shore: Arc<Shore>, stop: CancellationToken) {
-    let mut upkeep = Upkeep { shore, halvings: 0, round: 0, backlog: BacklogWatch::default() };
+pub async fn run(shore: Arc<Shore>, pool: PgPool, stop: CancellationToken) {
+    let mut upkeep = Upkeep { shore, pool, halvings: 0, round: 0, backlog: BacklogWatch::default() };
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -50,6 +54,7 @@ pub async fn run(shore: Arc<Shore>, stop: CancellationToken) {
 
 struct Upkeep {
     shore: Arc<Shore>,
+    pool: PgPool,
     halvings: u32,
     round: u32,
     backlog: BacklogWatch,
@@ -59,6 +64,9 @@ impl Upkeep {
     async fn round(&mut self) -> Result<(), RedisError> {
         let (link, settled) =
             (linked(&self.shore.links, EVERY).await?, self.shore.guard.settled(EVERY).await?);
+        if self.round.is_multiple_of(REGISTRY) {
+            self.read_registry().await;
+        }
         self.round = self.round.wrapping_add(1);
         let is_pressed = self.watch_memory();
         self.trim(&link, &settled, is_pressed).await;
@@ -66,6 +74,14 @@ impl Upkeep {
             self.sweep(&link, &settled).await?;
         }
         Ok(())
+    }
+
+    /// Reads which topics' histories have a length of their own. Until it can be read anew, the last holds.
+    async fn read_registry(&self) {
+        match registry::own_histories(&self.pool).await {
+            Ok(own) => *self.shore.own.lock() = Arc::new(own),
+            Err(error) => tracing::debug!(%error, "could not read the lengths of histories; trying again"),
+        }
     }
 
     /// Keeps histories half as long while memory runs short, and twice as long once there is room; answers whether
@@ -116,7 +132,9 @@ impl Upkeep {
 
     async fn trim_one(&self, link: &Link, settled: &Settled, topic: &TopicKey) -> Result<u64, RedisError> {
         let settings = &self.shore.settings;
-        let keep_ms = i64::try_from(settings.history.as_millis()).unwrap_or(i64::MAX) >> self.halvings;
+        let own = self.shore.own.lock().get(topic).copied();
+        let keep_ms =
+            i64::try_from(own.unwrap_or(settings.history).as_millis()).unwrap_or(i64::MAX) >> self.halvings;
         let arguments = vec![
             Value::Integer((settings.history_limit.events >> self.halvings).max(1) as i64),
             Value::Integer((settings.history_limit.bytes >> self.halvings) as i64),

@@ -3,8 +3,8 @@
 --
 -- KEYS  meta, side-effect stream, this writer's last answer; then head and history of each topic.
 -- ARGV  1 generation, 2 batch number (16 digits), 3 suffix of new epochs, 4 now (ms), 5 lifetime of heads (ms),
---       6 lifetime of histories (ms), 7 publishing command; then for each topic its channel, '1' where the
---       history's lifetime is to be renewed, the number of its events, and these.
+--       6 usual lifetime of histories (ms), 7 publishing command; then for each topic its channel, the
+--       history's lifetime where it is to be renewed, else 0, the number of its events, and these.
 -- Answers 'G' for another generation, 'S' for a batch that was overtaken, or a line 'epoch:offset' for each topic as
 -- it stood before, and the partition's last sequence.
 local call, sub = redis.call, string.sub
@@ -44,7 +44,9 @@ for k = 4, #KEYS, 2 do
     call(publish, channel, message)
   end
   call('SET', KEYS[k], prefix .. offset, 'PX', ARGV[5])
-  if is_new or offset == a - first or ARGV[first - 2] == '1' then call('PEXPIRE', history, ARGV[6]) end
+  local lifetime = ARGV[first - 2]
+  if lifetime == '0' and (is_new or offset == a - first) then lifetime = ARGV[6] end
+  if lifetime ~= '0' then call('PEXPIRE', history, lifetime) end
 end
 answer = answer .. sequence
 call('SET', KEYS[1], generation .. ' ' .. sequence .. ' ' .. bytes % 1e13)

@@ -3,7 +3,7 @@
 -- KEYS  meta, side-effect stream, this writer's last answer, sources; then head and history of each topic; then
 --       publishers' ids.
 -- ARGV  1 to 7 as in append.lua, 8 lifetime of publishers' ids (ms), 9 number of topics; then for each topic its
---       channel and '1' where the history's lifetime is to be renewed; then requests: the number of their entries,
+--       channel and the history's lifetime where it is to be renewed, else 0; then requests: the number of their entries,
 --       and entries of (topic, event, kind, a, b): kind 'u', of which nothing is remembered; 'k' with the number of
 --       the id's key and the fingerprint of the content; 'p' with the source and 'term position'.
 -- Answers as append.lua, and a line for each exception: 'R entry [position]' repeated, 'C request entry' conflict,
@@ -145,7 +145,9 @@ if sequence > first_sequence then
   for t = 1, topics do
     if offsets[t] > before[t] then
       call('SET', KEYS[3 + 2 * t], prefixes[t] .. offsets[t], 'PX', ARGV[5])
-      if ARGV[9 + 2 * t] == '1' or before[t] == 0 then call('PEXPIRE', histories[t], ARGV[6]) end
+      local lifetime = ARGV[9 + 2 * t]
+      if lifetime == '0' and before[t] == 0 then lifetime = ARGV[6] end
+      if lifetime ~= '0' then call('PEXPIRE', histories[t], lifetime) end
     end
   end
   for source, found in pairs(moved) do call('HSET', sources, source, found[1] .. ' ' .. found[2]) end

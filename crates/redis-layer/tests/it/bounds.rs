@@ -71,6 +71,42 @@ async fn a_history_is_bounded_by_age_and_its_position_outlives_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registered_topic_keeps_its_own_history() {
+    let (server, database) = (LocalRedis::start(Persistence::Nothing), testkit::database().await);
+    sqlx::query("insert into applications (id, name) values ('app_a', 'a') on conflict do nothing")
+        .execute(&database.pool)
+        .await
+        .expect("an application");
+    sqlx::query("insert into environments (application_id, environment) values ('app_a', 'development') on conflict do nothing")
+        .execute(&database.pool)
+        .await
+        .expect("its environment");
+    sqlx::query(
+        "insert into topics (application_id, environment, name, description, owner, history_seconds) \
+         values ('app_a', 'development', 'order.long', '', '', 86400)",
+    )
+    .execute(&database.pool)
+    .await
+    .expect("a topic");
+    let instance = Instance::start(RedisSettings::new(server.url()), &database);
+    let key = key("order.long");
+    let partition = event_log::partition_of(&key, 64);
+    let name = format!("realtime:{{p{partition:02}}}:history:app_a:development:order.long");
+    let head = format!("realtime:{{p{partition:02}}}:head:app_a:development:order.long");
+    // The registry is read in the first round of upkeep; from then on a process's first append says the lifetime.
+    until("the registry is read", async || {
+        let other = Instance::start(RedisSettings::new(server.url()), &database);
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        append_one(&other.log, &key, 1).await;
+        other.stop().await;
+        server.command(&["PTTL", &name])[0].parse::<i64>().expect("a number") > 80_000_000
+    })
+    .await;
+    assert!(server.command(&["PTTL", &head])[0].parse::<i64>().expect("a number") > 170_000_000);
+    append_one(&instance.log, &key, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_what_is_meant_to_stays_for_ever() {
     let (server, database) = (LocalRedis::start(Persistence::Nothing), testkit::database().await);
     let instance = Instance::start(RedisSettings::new(server.url()), &database);
