@@ -189,6 +189,16 @@ async fn what_became_of_row_changes_is_listed_by_scope() {
         let refused = server.get(format!("{path}?{wrong}")).by(&viewer).send().await;
         refused.refused(400, "VALIDATION_FAILED");
     }
+    let mut gone = event(5, Environment::Development, Outcome::Failed);
+    gone.scope = Scope::new(AppId::from_stored("app_gone"), Environment::Development);
+    let more = [events[1].clone(), event(4, Environment::Development, Outcome::Failed), gone];
+    assert_eq!(
+        cdc_events::record(&server.test.pool, &more).await.unwrap(),
+        1,
+        "only what is new and somebody's"
+    );
+    let two = server.get(format!("{path}?outcome=failed&limit=2")).by(&viewer).send().await.ok();
+    assert_eq!((&two[0]["ordinal"], &two[1]["ordinal"]), (&json!(4), &json!(2)));
     let wrong = server.get("/api/database/subscriptions/logs?event=orders").by(&viewer).send().await;
     wrong.refused(400, "VALIDATION_FAILED");
 }
