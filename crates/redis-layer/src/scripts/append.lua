@@ -21,34 +21,35 @@ local space = string.find(meta, ' ', 10, true)
 local sequence, before = tonumber(sub(meta, 10, space - 1)), sub(meta, space + 1)
 local bytes, at, side_at = tonumber(before), '-' .. ARGV[4], '-' .. before
 local side, publish = KEYS[2], ARGV[7]
-local answer, a = '', 8
+local answer, a, tail = '', 8, sub(meta, 10, space - 1)
 for k = 4, #KEYS, 2 do
   local head, history, channel = call('GET', KEYS[k]), KEYS[k + 1], ARGV[a]
-  local prefix, offset, is_new
+  local prefix, offset, number, is_new
   if head and sub(head, 1, 8) == generation then
     prefix, offset = sub(head, 1, 21), tonumber(sub(head, 22))
   else
     prefix, offset, is_new = generation .. ARGV[3] .. ':', 0, true
+    head = prefix .. '0'
     call('UNLINK', history)
   end
-  answer = answer .. prefix .. offset .. '\n'
+  answer = answer .. head .. '\n'
   local first = a + 3
   a = first + tonumber(ARGV[a + 2])
   for i = first, a - 1 do
     offset, sequence = offset + 1, sequence + 1
-    local number = offset .. ''
+    number, tail = offset .. '', sequence .. ''
     local message = prefix .. number .. ARGV[i]
     bytes = bytes + #message
     call('XADD', history, number .. at, 'e', message)
-    call('XADD', side, sequence .. side_at, 'e', message)
+    call('XADD', side, tail .. side_at, 'e', message)
     call(publish, channel, message)
   end
-  call('SET', KEYS[k], prefix .. offset, 'PX', ARGV[5])
+  call('SET', KEYS[k], prefix .. number, 'PX', ARGV[5])
   local lifetime = ARGV[first - 2]
   if lifetime == '0' and (is_new or offset == a - first) then lifetime = ARGV[6] end
   if lifetime ~= '0' then call('PEXPIRE', history, lifetime) end
 end
-answer = answer .. sequence
-call('SET', KEYS[1], generation .. ' ' .. sequence .. ' ' .. bytes % 1e13)
+answer = answer .. tail
+call('SET', KEYS[1], generation .. ' ' .. tail .. ' ' .. bytes % 1e13)
 call('SET', KEYS[3], batch .. ' ' .. answer, 'PX', '600000')
 return answer
