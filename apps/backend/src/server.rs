@@ -82,7 +82,7 @@ fn gateway(platform: &Platform) -> Arc<Gateway> {
         platform.metrics.clone(),
         GatewayLimits::of(&platform.config),
     );
-    platform.tasks.spawn("connections", gateway.clone().watch(mails, platform.tasks.stopping()));
+    platform.spawn_migrated("connections", |stop| gateway.clone().watch(mails, stop));
     gateway
 }
 

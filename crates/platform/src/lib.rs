@@ -36,6 +36,8 @@ use std::{
 };
 use sync::{Documents, DocumentsSettings};
 use thiserror::Error;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// How long the start waits for the database before it goes on without.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -77,7 +79,7 @@ pub struct Platform {
     pub draining: Arc<AtomicBool>,
     /// Its background tasks.
     pub tasks: Tasks,
-    migrated: AtomicBool,
+    migrated: watch::Sender<bool>,
 }
 
 impl Platform {
@@ -106,7 +108,6 @@ impl Platform {
             .spawn_with(|set| PostgresEventLog::start(pool.clone(), settings, counted, set, stop.clone()));
         let store = Arc::new(PostgresDocumentStore::new(pool.clone(), &log));
         let documents = Arc::new(Documents::new(store, metrics.clone(), documents_settings(&config)));
-        tasks.spawn("documents", documents.clone().sweep(stop.clone()));
         let (log, presence) = shared(&config, &pool, log, &metrics, &tasks)?;
         let sealer = Arc::new(sealer(&config));
         let authenticator = Arc::new(Authenticator::new(AuthSettings {
@@ -126,15 +127,33 @@ impl Platform {
             sealer,
             draining: Arc::new(AtomicBool::new(false)),
             tasks,
-            migrated: AtomicBool::new(false),
+            migrated: watch::Sender::new(false),
         });
+        platform.spawn_migrated("documents", |stop| platform.documents.clone().sweep(stop));
         platform.migrate_and_follow().await;
         Ok(platform)
     }
 
     /// Whether the migrations have been applied by, or seen applied from, this process.
     pub fn is_migrated(&self) -> bool {
-        self.migrated.load(Ordering::Acquire)
+        *self.migrated.borrow()
+    }
+
+    /// Runs a background task once the migrations have been applied; it ends when the platform stops.
+    pub fn spawn_migrated<F>(&self, name: &'static str, work: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (stop, mut migrated) = (self.tasks.stopping(), self.migrated.subscribe());
+        let work = work(stop.clone());
+        self.tasks.spawn(name, async move {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                // Fails only where the platform is gone.
+                _ = migrated.wait_for(|migrated| *migrated) => {}
+            }
+            work.await;
+        });
     }
 
     /// Applies migrations and follows keys and revocations: at once where the database answers, else as soon as it
@@ -172,7 +191,7 @@ impl Platform {
                 if !applied.is_empty() {
                     tracing::info!(migrations = ?applied, "migrations applied");
                 }
-                self.migrated.store(true, Ordering::Release);
+                self.migrated.send_replace(true);
                 if let Err(problem) = self.authenticator.refresh().await {
                     tracing::warn!(%problem, "could not read keys; trying on");
                 }
