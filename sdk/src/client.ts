@@ -3,8 +3,11 @@
 import { Connection, type ConnectionSettings } from './connection';
 import { CLIENT_ERROR_CODES, RealtimeError, isAuthError } from './errors';
 import { TypedEmitter, type EventHandler, type EventName } from './events';
+import { Pacer } from './pacer';
+import { Places, type PlaceHooks } from './places';
 import { RestClient } from './rest';
-import { Subscriptions } from './subscriptions';
+import { SocketClient } from './socket-client';
+import { Subscriptions, type SubscriptionHooks } from './subscriptions';
 import { SyncClient } from './sync';
 import { TokenRefresher } from './token-refresher';
 import { TokenSource } from './token-source';
@@ -15,26 +18,30 @@ import type {
   PublishOptions,
   PublishResult,
   RealtimeClientOptions,
+  SocketMessage,
   SubscribeOptions,
 } from './types';
-import { isEvent, protocolError, readPosition } from './wire';
+import { isEvent, protocolError, readMessage, readPosition, readPresenceChange, readSubscriptionIds } from './wire';
 
 const DEFAULT_RECONNECTION_ATTEMPTS = 10;
 const DEFAULT_RECONNECTION_DELAY_MS = 1_000;
 const DEFAULT_REQUEST_TIMEOUT_MS = 10_000;
 
 /**
- * One connection to the platform, and the subscriptions on it.
+ * One connection to the platform, and the subscriptions, channels and presences on it.
  *
- * Subscriptions survive reconnection: each goes on after the last event that was delivered, and says by a
+ * They survive reconnection: each subscription goes on after the last event that was delivered, and says by a
  * `gap` event where that was not possible.
  */
 export class RealtimeClient {
   /** Documents. */
   readonly sync: SyncClient;
+  /** Channels, direct messages and presence. */
+  readonly socketClient: SocketClient;
   private readonly emitter = new TypedEmitter();
   private readonly connection: Connection;
   private readonly subscriptions: Subscriptions;
+  private readonly places: Places;
   private readonly refresher: TokenRefresher;
   private readonly rest: RestClient;
   private destroyed = false;
@@ -51,15 +58,15 @@ export class RealtimeClient {
     const error = (failure: RealtimeError): void => {
       this.report(failure);
     };
-    this.subscriptions = new Subscriptions({
-      request,
+    const pacer = new Pacer();
+    this.subscriptions = this.subscriptionsBy(request, pacer);
+    this.places = this.placesBy(request, pacer);
+    this.socketClient = new SocketClient(this.places, {
+      ask: (name, payload) => this.ask(name, payload),
       error,
-      event: (event, context) => {
-        this.emitter.emit('event', event, context);
-        this.emitter.emit(`event:${event.topic}`, event, context);
+      assertAlive: () => {
+        this.assertAlive();
       },
-      gap: (notice) => this.emitter.emit('gap', notice),
-      subscribed: (notice) => this.emitter.emit('subscribed', notice),
     });
     this.refresher = new TokenRefresher(tokens, {
       request,
@@ -67,6 +74,7 @@ export class RealtimeClient {
       refreshed: () => {
         this.connection.tokenAccepted();
         this.subscriptions.askIdle();
+        this.places.askIdle();
       },
     });
     const base = settings.origin + settings.path.replace(/\/socket\.io\/$/, '');
@@ -96,7 +104,7 @@ export class RealtimeClient {
     this.connection.connect();
   }
 
-  /** Closes the connection. Subscriptions and their positions are kept for the next `connect`. */
+  /** Closes the connection. Subscriptions with their positions, channels and presences are kept for the next `connect`. */
   disconnect(): void {
     this.connection.disconnect();
   }
@@ -164,7 +172,7 @@ export class RealtimeClient {
     return { events: result['events'].filter(isEvent), ...position };
   }
 
-  /** Disconnects, forgets all subscriptions and handlers, and listens no more to the browser. Calling it again does nothing. */
+  /** Disconnects, forgets all subscriptions, channels, presences and handlers, and listens no more to the browser. Calling it again does nothing. */
   destroy(): void {
     if (this.destroyed) return;
     this.destroyed = true;
@@ -172,7 +180,37 @@ export class RealtimeClient {
     this.rest.destroy();
     this.refresher.stop();
     this.subscriptions.clear();
+    this.places.clear();
+    this.socketClient.clear();
     this.emitter.clear();
+  }
+
+  private subscriptionsBy(request: Connection['request'], pacer: Pacer): Subscriptions {
+    const hooks: SubscriptionHooks = {
+      request,
+      error: (failure) => {
+        this.report(failure);
+      },
+      event: (event, context) => {
+        this.emitter.emit('event', event, context);
+        this.emitter.emit(`event:${event.topic}`, event, context);
+      },
+      gap: (notice) => this.emitter.emit('gap', notice),
+      subscribed: (notice) => this.emitter.emit('subscribed', notice),
+    };
+    return new Subscriptions(hooks, pacer);
+  }
+
+  private placesBy(request: Connection['request'], pacer: Pacer): Places {
+    const hooks: PlaceHooks = {
+      request,
+      error: (failure) => {
+        this.report(failure);
+      },
+      joined: (notice) => this.emitter.emit('joined', notice),
+      entered: (notice) => this.emitter.emit('entered', notice),
+    };
+    return new Places(hooks, pacer);
   }
 
   private connectionTo(settings: ConnectionSettings, tokens: TokenSource): Connection {
@@ -180,10 +218,12 @@ export class RealtimeClient {
       opened: () => {
         this.refresher.start();
         this.subscriptions.opened();
+        this.places.opened();
       },
       closed: () => {
         this.refresher.stop();
         this.subscriptions.closed();
+        this.places.closed();
       },
       stateChanged: (change) => this.emitter.emit('connection', change),
       failed: (error) => {
@@ -191,6 +231,8 @@ export class RealtimeClient {
       },
       serverError: (error, frame) => {
         if (isAuthError(error)) this.refresher.refreshNow();
+        // After a token that covers less the server ends channels and presences too, each with an error of its own.
+        if (error.code === 'FORBIDDEN' && !readSubscriptionIds(frame)) this.places.recheck();
         for (const failure of this.subscriptions.ended(error, frame)) this.report(failure);
       },
       event: (frame, matched) => {
@@ -199,7 +241,28 @@ export class RealtimeClient {
       position: (frame) => {
         this.subscriptions.moved(frame);
       },
+      presence: (frame) => {
+        const change = readPresenceChange(frame);
+        if (change) this.emitter.emit('presence', change);
+        else this.report(protocolError('a presence message lacks what every one has'));
+      },
+      message: (name, data, context) => {
+        this.receive(readMessage(name, data, context), name);
+      },
     });
+  }
+
+  /** Hands on a message, unless it was under way from a channel that this client has left. */
+  private receive(message: SocketMessage | undefined, name: string): void {
+    if (!message) {
+      this.report(protocolError(`the message ${name} lacks what every message has`));
+      return;
+    }
+    const { channel } = message;
+    if (channel !== undefined && !this.places.hasJoined(channel)) return;
+    this.emitter.emit('message', message);
+    if (channel !== undefined) this.emitter.emit(`message:${channel}`, message);
+    this.socketClient.receive(message);
   }
 
   private async ask(name: string, payload: object): Promise<Record<string, unknown>> {

@@ -10,7 +10,7 @@ import { CLIENT_ERROR_CODES, RealtimeError, isAuthError } from './errors';
 import type { TokenSource } from './token-source';
 import type { ConnectionChange, ConnectionState } from './types';
 import { listenForWake } from './wake';
-import { readConnectError, readError, readReply, type Reply } from './wire';
+import { SERVER_FRAMES, readConnectError, readError, readReply, type Reply } from './wire';
 
 /** A handshake is several requests, and may take this many times as long as one. */
 const HANDSHAKE_REQUESTS = 2;
@@ -43,6 +43,9 @@ export interface ConnectionHooks {
   serverError(error: RealtimeError, frame: unknown): void;
   event(frame: unknown, matched: unknown): void;
   position(frame: unknown): void;
+  presence(frame: unknown): void;
+  /** A channel or direct message. */
+  message(name: string, data: unknown, context: unknown): void;
 }
 
 /** Keeps one connection, as long as it is wanted. */
@@ -191,6 +194,13 @@ export class Connection {
     socket.on('error', whileCurrent((frame: unknown) => { this.serverError(frame); }));
     socket.on('event', whileCurrent((frame: unknown, matched: unknown) => { this.hooks.event(frame, matched); }));
     socket.on('position', whileCurrent((frame: unknown) => { this.hooks.position(frame); }));
+    socket.on('presence', whileCurrent((frame: unknown) => { this.hooks.presence(frame); }));
+    // Messages come under names of their senders' choice.
+    socket.onAny(
+      whileCurrent((name: string, data: unknown, context: unknown) => {
+        if (!SERVER_FRAMES.has(name)) this.hooks.message(name, data, context);
+      }),
+    );
     this.timer = setTimeout(
       whileCurrent(() => {
         this.attemptTimedOut(timeoutMs);
@@ -321,6 +331,7 @@ export class Connection {
     if (!socket) return;
     this.socket = undefined;
     socket.off();
+    socket.offAny();
     socket.disconnect();
     if (this.current === 'connected') this.hooks.closed();
   }

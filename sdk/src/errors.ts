@@ -1,5 +1,7 @@
 /** The one error type of the client, and the codes that the client itself gives. */
 
+import type { DocumentName, PresenceTarget } from './types';
+
 /** Codes made by this client. Every other code comes from the server (see its list of error codes). */
 export const CLIENT_ERROR_CODES = {
   /** The constructor's or a call's arguments are unusable. */
@@ -22,6 +24,10 @@ export const CLIENT_ERROR_CODES = {
   tokenRefreshFailed: 'TOKEN_REFRESH_FAILED',
   /** The text is not a JWT. */
   invalidToken: 'INVALID_TOKEN',
+  /** The target of a direct message is not connected. */
+  notDelivered: 'NOT_DELIVERED',
+  /** This client is not present there (the server says it with the same code). */
+  notPresent: 'NOT_PRESENT',
   /** The server sent something that the protocol does not know. */
   protocolError: 'PROTOCOL_ERROR',
 } as const;
@@ -49,6 +55,8 @@ export interface RealtimeErrorInit {
   details?: ErrorDetail[] | undefined;
   subscriptionId?: string | undefined;
   topic?: string | undefined;
+  channel?: string | undefined;
+  document?: DocumentName | undefined;
   cause?: unknown;
 }
 
@@ -66,6 +74,10 @@ export class RealtimeError extends Error {
   /** This client's id of the subscription concerned, where one is. */
   readonly subscriptionId: string | undefined;
   readonly topic: string | undefined;
+  /** The channel concerned, where one is. */
+  readonly channel: string | undefined;
+  /** The document concerned, where a presence in one is. */
+  readonly document: DocumentName | undefined;
   /** What was thrown underneath, where something was. */
   readonly cause: unknown;
 
@@ -77,24 +89,35 @@ export class RealtimeError extends Error {
     this.details = init.details ?? [];
     this.subscriptionId = init.subscriptionId;
     this.topic = init.topic;
+    this.channel = init.channel;
+    this.document = init.document;
     this.cause = init.cause;
   }
 
   /** The same failure, said of one subscription. */
   about(subscriptionId: string, topic: string): RealtimeError {
-    return new RealtimeError(this.code, this.message, {
-      name: this.errorClass,
-      details: [...this.details],
-      subscriptionId,
-      topic,
-      cause: this.cause,
-    });
+    return this.with({ subscriptionId, topic });
+  }
+
+  /** The same failure, said of a channel or of a presence. */
+  at(target: PresenceTarget): RealtimeError {
+    return this.with(target);
+  }
+
+  private with(concerned: RealtimeErrorInit): RealtimeError {
+    const { errorClass: name, details, cause } = this;
+    return new RealtimeError(this.code, this.message, { name, details: [...details], cause, ...concerned });
   }
 }
 
 /** Whether the failure says that the token is not (or no longer) accepted. */
 export function isAuthError(error: RealtimeError): boolean {
   return AUTH_CODES.has(error.code) || error.errorClass === 'UnauthorizedError';
+}
+
+/** Whether there was no session to ask on, or it ended before the answer. The next session knows nothing of it. */
+export function isLost(error: RealtimeError): boolean {
+  return error.code === CLIENT_ERROR_CODES.connectionLost || error.code === CLIENT_ERROR_CODES.notConnected;
 }
 
 /** Whether asking again later may succeed without anybody changing anything. */

@@ -1,7 +1,17 @@
 /** Typed events: names, payloads, and the emitter behind `on` and `off`. Knows nothing of connections. */
 
 import type { RealtimeError } from './errors';
-import type { ConnectionChange, EventContext, GapNotice, RealtimeEvent, SubscribedNotice } from './types';
+import type {
+  ConnectionChange,
+  EnteredNotice,
+  EventContext,
+  GapNotice,
+  JoinedNotice,
+  PresenceChange,
+  RealtimeEvent,
+  SocketMessage,
+  SubscribedNotice,
+} from './types';
 
 /** Every event with a fixed name and the arguments of its handlers. */
 export interface RealtimeEventMap {
@@ -11,36 +21,46 @@ export interface RealtimeEventMap {
   error: [error: RealtimeError];
   gap: [notice: GapNotice];
   subscribed: [notice: SubscribedNotice];
+  /** Each message of every joined channel, and each direct message. */
+  message: [message: SocketMessage];
+  presence: [change: PresenceChange];
+  joined: [notice: JoinedNotice];
+  entered: [notice: EnteredNotice];
 }
 
 /** `event:<topic>`: each event of one topic, once. */
 export type TopicEventName = `event:${string}`;
 
+/** `message:<channel>`: each message of one joined channel. */
+export type ChannelEventName = `message:${string}`;
+
 /** Everything that `on` takes. */
-export type EventName = keyof RealtimeEventMap | TopicEventName;
+export type EventName = keyof RealtimeEventMap | TopicEventName | ChannelEventName;
 
 /** The arguments that handlers of `Name` get. */
 export type EventArguments<Name extends EventName> = Name extends keyof RealtimeEventMap
   ? RealtimeEventMap[Name]
-  : RealtimeEventMap['event'];
+  : Name extends ChannelEventName
+    ? RealtimeEventMap['message']
+    : RealtimeEventMap['event'];
 
 /** A handler of `Name`. Its result is ignored. */
 export type EventHandler<Name extends EventName = EventName> = (...args: EventArguments<Name>) => void;
 
-/** Keeps handlers by event name and calls them in the order of their registration. */
-export class TypedEmitter {
-  /** Under a name there are only handlers of that name: `on` sees to it, the type cannot say it. */
-  private readonly handlers = new Map<EventName, Set<unknown>>();
+/** Handlers by name, called in the order of their registration. */
+export class HandlerLists {
+  /** Under a name there are only handlers for its arguments: whoever owns the lists sees to it. */
+  private readonly handlers = new Map<string, Set<unknown>>();
 
-  /** Registers a handler; the same function twice for one event counts once. */
-  on<Name extends EventName>(name: Name, handler: EventHandler<Name>): void {
+  /** Registers a handler; the same function twice under one name counts once. */
+  add(name: string, handler: unknown): void {
     const known = this.handlers.get(name);
     if (known) known.add(handler);
     else this.handlers.set(name, new Set([handler]));
   }
 
-  /** Removes a handler that `on` registered; any other is ignored. */
-  off<Name extends EventName>(name: Name, handler: EventHandler<Name>): void {
+  /** Removes a handler; one that is not there is ignored. */
+  remove(name: string, handler: unknown): void {
     const known = this.handlers.get(name);
     if (!known) return;
     known.delete(handler);
@@ -48,19 +68,19 @@ export class TypedEmitter {
   }
 
   /**
-   * Calls the handlers of `name`.
+   * Calls the handlers under `name`.
    *
    * A handler that throws hinders neither the others nor the caller: what it threw surfaces as an
    * uncaught error of its own.
    *
    * @returns whether there was a handler.
    */
-  emit<Name extends EventName>(name: Name, ...args: EventArguments<Name>): boolean {
+  call(name: string, args: readonly unknown[]): boolean {
     const known = this.handlers.get(name);
     if (!known) return false;
     for (const handler of [...known]) {
       try {
-        (handler as EventHandler<Name>)(...args);
+        (handler as (...args: readonly unknown[]) => void)(...args);
       } catch (thrown) {
         setTimeout(() => {
           throw thrown;
@@ -73,5 +93,27 @@ export class TypedEmitter {
   /** Removes every handler. */
   clear(): void {
     this.handlers.clear();
+  }
+}
+
+/** Gives {@link HandlerLists} the types of this client's events. */
+export class TypedEmitter {
+  private readonly lists = new HandlerLists();
+
+  on<Name extends EventName>(name: Name, handler: EventHandler<Name>): void {
+    this.lists.add(name, handler);
+  }
+
+  off<Name extends EventName>(name: Name, handler: EventHandler<Name>): void {
+    this.lists.remove(name, handler);
+  }
+
+  /** @returns whether there was a handler. */
+  emit<Name extends EventName>(name: Name, ...args: EventArguments<Name>): boolean {
+    return this.lists.call(name, args);
+  }
+
+  clear(): void {
+    this.lists.clear();
   }
 }

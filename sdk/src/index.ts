@@ -3,7 +3,9 @@
 export { RealtimeClient } from './client';
 export { applyDiff } from './diff';
 export { CLIENT_ERROR_CODES, RealtimeError, type ErrorDetail } from './errors';
-export type { EventArguments, EventHandler, EventName, RealtimeEventMap, TopicEventName } from './events';
+export type { ChannelEventName, EventArguments, EventHandler, EventName, RealtimeEventMap, TopicEventName } from './events';
+export type { Presence } from './presence';
+export type { MessageHandler, SocketClient } from './socket-client';
 export {
   SyncClient,
   type SyncCreateOptions,
@@ -29,6 +31,8 @@ export {
 export type {
   ConnectionChange,
   ConnectionState,
+  DocumentName,
+  EnteredNotice,
   EventContext,
   EventMetadata,
   EventSource,
@@ -36,12 +40,20 @@ export type {
   GapNotice,
   HistoryOptions,
   HistoryPage,
+  JoinedNotice,
   JsonDiff,
+  MessageContext,
+  MessageOptions,
+  MessageSender,
   Position,
+  PresenceChange,
+  PresenceMember,
+  PresenceTarget,
   PublishOptions,
   PublishResult,
   RealtimeClientOptions,
   RealtimeEvent,
+  SocketMessage,
   SubscribeOptions,
   SubscribedNotice,
   SubscriptionFilter,

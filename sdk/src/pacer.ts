@@ -1,7 +1,11 @@
 /**
- * Spreads requests over time, so that a client with many subscriptions stays below the server's limit of
+ * Spreads requests over time, so that a client with many subscriptions and channels stays below the server's limit of
  * messages a second when it reconnects.
  */
+
+/** Below the server's default limits (burst 200, then 100 messages a second), leaving room for other requests. */
+const BURST = 100;
+const PER_SECOND = 60;
 
 /** A burst that is let through at once, then a steady rate; the order is kept. */
 export class Pacer {
@@ -11,8 +15,8 @@ export class Pacer {
   private timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
-    private readonly burst: number,
-    private readonly perSecond: number,
+    private readonly burst = BURST,
+    private readonly perSecond = PER_SECOND,
   ) {
     this.tokens = burst;
   }

@@ -5,8 +5,8 @@
  */
 
 import { backoffDelayMs } from './backoff';
-import { CLIENT_ERROR_CODES, isTransient, type RealtimeError } from './errors';
-import { Pacer } from './pacer';
+import { isLost, isTransient, type RealtimeError } from './errors';
+import type { Pacer } from './pacer';
 import { RecentKeys } from './recent-keys';
 import type { EventContext, GapNotice, Position, RealtimeEvent, SubscribeOptions, SubscribedNotice } from './types';
 import {
@@ -23,10 +23,6 @@ import {
 
 /** How many delivered events are remembered, so that handlers see each once. */
 const REMEMBERED_EVENTS = 10_000;
-
-/** Below the server's default limits (burst 200, then 100 messages a second), leaving room for other requests. */
-const SUBSCRIBE_BURST = 100;
-const SUBSCRIBES_PER_SECOND = 60;
 
 /** First wait before a subscribe that failed for a passing reason is repeated, in milliseconds. */
 const RETRY_DELAY_MS = 1_000;
@@ -66,11 +62,13 @@ export class Subscriptions {
   private readonly byServerId = new Map<string, Subscription>();
   private readonly byTopic = new Map<string, Set<Subscription>>();
   private readonly delivered = new RecentKeys(REMEMBERED_EVENTS);
-  private readonly pacer = new Pacer(SUBSCRIBE_BURST, SUBSCRIBES_PER_SECOND);
   private open = false;
   private lastId = 0;
 
-  constructor(private readonly hooks: SubscriptionHooks) {}
+  constructor(
+    private readonly hooks: SubscriptionHooks,
+    private readonly pacer: Pacer,
+  ) {}
 
   /** Registers a subscription and asks for it where there is a session. @returns this client's id of it. */
   add(options: SubscribeOptions): string {
@@ -270,7 +268,7 @@ export class Subscriptions {
 
   private refused(subscription: Subscription, error: RealtimeError): void {
     // A lost session is not this subscription's failure: the next session asks again.
-    if (error.code === CLIENT_ERROR_CODES.connectionLost || error.code === CLIENT_ERROR_CODES.notConnected) return;
+    if (isLost(error)) return;
     const unfinished = subscription.serverId;
     this.rest(subscription);
     if (unfinished !== undefined) this.release(unfinished);
@@ -291,7 +289,7 @@ export class Subscriptions {
   private release(serverId: string): void {
     this.hooks.request('unsubscribe', { subscriptionId: serverId }, (reply) => {
       if (reply.ok || reply.error.errorClass === 'NotFoundError') return;
-      if (reply.error.code === CLIENT_ERROR_CODES.connectionLost || reply.error.code === CLIENT_ERROR_CODES.notConnected) return;
+      if (isLost(reply.error)) return;
       this.hooks.error(reply.error);
     });
   }

@@ -142,6 +142,79 @@ export interface PublishResult extends Position {
   id: string;
 }
 
+/** Who sent a channel or direct message. */
+export interface MessageSender {
+  /** The subject of the sender's token, or else its socket id. */
+  clientId: string;
+  /** The connection; absent where a server sent it by REST. */
+  socketId?: string;
+}
+
+/** What travels beside the data of a channel or direct message. */
+export interface MessageContext {
+  /** Absent for a direct message. */
+  channel?: string;
+  /** The message's name. */
+  event: string;
+  from: MessageSender;
+  /** Unix milliseconds. */
+  timestamp: number;
+}
+
+/** A channel or direct message. It is kept nowhere: what was said while this client was away is gone. */
+export interface SocketMessage extends MessageContext {
+  data: unknown;
+}
+
+/** Options of `socketClient.publish`. */
+export interface MessageOptions {
+  /** This client hears the message too, where it joined the channel. Default `false`. */
+  echo?: boolean | undefined;
+}
+
+/** The name of a document. */
+export interface DocumentName {
+  service: string;
+  id: string;
+}
+
+/** Where somebody can be present. */
+export type PresenceTarget = { channel: string } | { document: DocumentName };
+
+/** Somebody who is there. */
+export interface PresenceMember {
+  clientId: string;
+  socketId: string;
+  /** What the member says of itself; null where it says nothing. */
+  data: unknown;
+  /** Unix milliseconds. */
+  joinedAt: number;
+}
+
+/** Payload of the `presence` event: somebody else came, changed or went. */
+export interface PresenceChange {
+  /** One of `channel` and `document` is there. */
+  channel?: string;
+  document?: DocumentName;
+  action: 'enter' | 'update' | 'leave';
+  member: PresenceMember;
+}
+
+/** Payload of the `joined` event: messages of the channel are heard from now on. */
+export interface JoinedNotice {
+  channel: string;
+  /** Who has joined it, this client included; at most 1,000. */
+  members: PresenceMember[];
+}
+
+/** Payload of the `entered` event: this client is present, for the first time or again after a reconnection. */
+export interface EnteredNotice {
+  channel?: string;
+  document?: DocumentName;
+  /** Who is present, this client included; at most 1,000. */
+  members: PresenceMember[];
+}
+
 /** Options of `history`. */
 export interface HistoryOptions {
   /** Only events after this position. */

@@ -4,7 +4,21 @@
  */
 
 import { CLIENT_ERROR_CODES, RealtimeError, type ErrorDetail } from './errors';
-import type { Position, RealtimeEvent, SubscriptionFilter, SyncEventReturnMode } from './types';
+import type {
+  DocumentName,
+  MessageContext,
+  MessageSender,
+  Position,
+  PresenceChange,
+  PresenceMember,
+  RealtimeEvent,
+  SocketMessage,
+  SubscriptionFilter,
+  SyncEventReturnMode,
+} from './types';
+
+/** What the server itself sends: no message can have one of these names. */
+export const SERVER_FRAMES: ReadonlySet<string> = new Set(['event', 'presence', 'position', 'error', 'subscribed']);
 
 /** What an answer is: its fields, or why there is none. */
 export type Reply = { ok: true; result: Record<string, unknown> } | { ok: false; error: RealtimeError };
@@ -106,6 +120,31 @@ export function isEvent(value: unknown): value is RealtimeEvent {
   );
 }
 
+/** Reads a channel or direct message; undefined where what came beside the data is not a message's. */
+export function readMessage(event: string, data: unknown, context: unknown): SocketMessage | undefined {
+  if (!isRecord(context) || typeof context['timestamp'] !== 'number') return undefined;
+  const from = readSender(context['from']);
+  if (!from) return undefined;
+  return { ...inChannel(context['channel']), event, from, timestamp: context['timestamp'], data };
+}
+
+/** Reads a `presence` message; undefined where it is not one. */
+export function readPresenceChange(value: unknown): PresenceChange | undefined {
+  if (!isRecord(value)) return undefined;
+  const { action, channel, document } = value;
+  const [member] = readMembers({ members: [value['member']] }) ?? [];
+  const isKnown = action === 'enter' || action === 'update' || action === 'leave';
+  if (!isKnown || !member) return undefined;
+  const name = readDocumentName(document);
+  return { ...inChannel(channel), ...(name && { document: name }), action, member };
+}
+
+/** Reads `members` of an answer; undefined where there are none. */
+export function readMembers(result: Record<string, unknown>): PresenceMember[] | undefined {
+  const list = result['members'];
+  return Array.isArray(list) ? list.filter(isMember) : undefined;
+}
+
 /** Server-side subscription ids named beside an event or in an error; undefined where none are named. */
 export function readSubscriptionIds(value: unknown): string[] | undefined {
   const list = isRecord(value) ? (value['subscriptionIds'] ?? value['subscriptionId']) : value;
@@ -116,6 +155,26 @@ export function readSubscriptionIds(value: unknown): string[] | undefined {
 
 export function protocolError(message: string): RealtimeError {
   return new RealtimeError(CLIENT_ERROR_CODES.protocolError, message);
+}
+
+function isMember(value: unknown): value is PresenceMember {
+  return isRecord(value) && ['clientId', 'socketId'].every((name) => typeof value[name] === 'string');
+}
+
+function readSender(value: unknown): MessageSender | undefined {
+  if (!isRecord(value) || typeof value['clientId'] !== 'string') return undefined;
+  const socketId = text(value['socketId']);
+  return { clientId: value['clientId'], ...(socketId !== undefined && { socketId }) };
+}
+
+function readDocumentName(value: unknown): DocumentName | undefined {
+  if (!isRecord(value)) return undefined;
+  const { service, id } = value;
+  return typeof service === 'string' && typeof id === 'string' ? { service, id } : undefined;
+}
+
+function inChannel(value: unknown): Pick<MessageContext, 'channel'> {
+  return typeof value === 'string' ? { channel: value } : {};
 }
 
 function text(value: unknown): string | undefined {
