@@ -8,6 +8,7 @@ import type { AddressInfo } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { Server, type ServerOptions, type Socket } from 'socket.io';
 import type { RealtimeEvent, SubscriptionFilter } from '../src/index';
+import { FakeChannels } from './fake-channels';
 
 interface Topic {
   epoch: string;
@@ -55,6 +56,8 @@ export class FakeServer {
   readonly silent = new Set<string>();
   /** Runs after a subscribe was handled and before its answer is sent. */
   beforeAnswer: (frame: SubscribeFrame) => void = () => undefined;
+
+  readonly channels = new FakeChannels();
 
   private readonly topics = new Map<string, Topic>();
   private readonly subscriptions = new Map<Socket, Map<string, ServerSubscription>>();
@@ -200,7 +203,10 @@ export class FakeServer {
 
   private welcome(socket: Socket): void {
     this.subscriptions.set(socket, new Map());
-    socket.on('disconnect', () => this.subscriptions.delete(socket));
+    socket.on('disconnect', () => {
+      this.subscriptions.delete(socket);
+      this.channels.gone(socket);
+    });
     socket.onAny((name: string, payload: Record<string, unknown>, ack: Ack) => {
       this.received.push({ name, payload });
       if (this.silent.has(name)) return;
@@ -231,8 +237,11 @@ export class FakeServer {
       }
       case 'auth:refresh':
         return { expiresAt: 1 };
-      default:
-        throw new Error(`unexpected message ${name}`);
+      default: {
+        const answer = this.channels.handle(socket, name, payload);
+        if (!answer) throw new Error(`unexpected message ${name}`);
+        return answer;
+      }
     }
   }
 

@@ -4,11 +4,15 @@ import { afterEach, beforeEach, expect, vi } from 'vitest';
 import {
   RealtimeClient,
   type ConnectionChange,
+  type EnteredNotice,
   type EventContext,
   type GapNotice,
+  type JoinedNotice,
+  type PresenceChange,
   type RealtimeClientOptions,
   type RealtimeError,
   type RealtimeEvent,
+  type SocketMessage,
   type SubscribedNotice,
 } from '../src/index';
 import { FakeServer } from './fake-server';
@@ -21,6 +25,10 @@ export interface Recorded {
   gaps: GapNotice[];
   subscribed: SubscribedNotice[];
   changes: ConnectionChange[];
+  messages: SocketMessage[];
+  presence: PresenceChange[];
+  joined: JoinedNotice[];
+  entered: EnteredNotice[];
 }
 
 /** Registers set-up and tear-down; the server is a fresh one in each test. */
@@ -51,7 +59,19 @@ export function useServer(): { server: FakeServer; open: (options?: Partial<Real
 }
 
 function record(client: RealtimeClient): Recorded {
-  const recorded: Recorded = { client, events: [], contexts: [], errors: [], gaps: [], subscribed: [], changes: [] };
+  const recorded: Recorded = {
+    client,
+    events: [],
+    contexts: [],
+    errors: [],
+    gaps: [],
+    subscribed: [],
+    changes: [],
+    messages: [],
+    presence: [],
+    joined: [],
+    entered: [],
+  };
   client.on('event', (event, context) => {
     recorded.events.push(event);
     recorded.contexts.push(context);
@@ -60,6 +80,10 @@ function record(client: RealtimeClient): Recorded {
   client.on('gap', (notice) => recorded.gaps.push(notice));
   client.on('subscribed', (notice) => recorded.subscribed.push(notice));
   client.on('connection', (change) => recorded.changes.push(change));
+  client.on('message', (message) => recorded.messages.push(message));
+  client.on('presence', (change) => recorded.presence.push(change));
+  client.on('joined', (notice) => recorded.joined.push(notice));
+  client.on('entered', (notice) => recorded.entered.push(notice));
   return recorded;
 }
 
