@@ -15,6 +15,8 @@ const expected = [
   'CLIENT_ERROR_CODES',
   'RealtimeClient',
   'RealtimeError',
+  'SyncClient',
+  'applyDiff',
   'decodeToken',
   'getTokenExpiresIn',
   'isTokenExpired',
