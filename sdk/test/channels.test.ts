@@ -118,6 +118,23 @@ describe('channels', () => {
     expect(bob.errors).toEqual([]);
   });
 
+  it('share the bounded rate with the subscriptions', async () => {
+    const bob = context.open({ token: 'bob' });
+    const asked = (): number => context.server.sent('subscribe').length + context.server.sent('channel:join').length;
+    for (let n = 0; n < 70; n += 1) {
+      bob.client.subscribe({ topic: `topic.${n}` });
+      bob.client.socketClient.joinChannel(`room:${n}`);
+    }
+    await until(() => {
+      expect(asked()).toBeGreaterThan(0);
+    });
+    // Sent after the burst: when it is answered, the server has the whole burst.
+    await answered(bob);
+    expect(asked()).toBeGreaterThanOrEqual(100);
+    expect(asked()).toBeLessThan(140);
+    await joined(bob, 70);
+  });
+
   it('that are refused say so by an error that names them, and are asked for with the next session', async () => {
     context.server.refuse = (name) => (name === 'channel:join' ? forbidden : undefined);
     const bob = context.open({ token: 'bob' });
