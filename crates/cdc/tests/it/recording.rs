@@ -1,8 +1,8 @@
 //! An event log in memory that keeps positions as a real one does, and fails on demand.
 
 use event_log::{
-    Entry, EventLog, HistoryPage, HistoryQuery, Identity, LiveReader, LogError, Message, Outcome, SideEffectReader,
-    SourcePosition, TopicKey,
+    Entry, EventLog, HistoryPage, HistoryQuery, Identity, LiveReader, LogError, Message, Outcome,
+    SideEffectReader, SourcePosition, TopicKey,
 };
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
