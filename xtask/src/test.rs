@@ -16,6 +16,10 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     system::ensure(&[Need::Postgres, Need::Redis, Need::Node, Need::Browser])?;
     let mut total = Counts::default();
 
+    // What the end-to-end suites run must be there, and what it was made of must not be stale.
+    for preparation in preparations(workspace) {
+        total.add(&preparation);
+    }
     let arguments = ["test", "--workspace", "--no-fail-fast"];
     total.add(&runner("cargo test", || step::run(workspace.cargo(&arguments))));
     let arguments = ["test", "--package", "backend", "--test", "gateway"];
@@ -24,10 +28,6 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         command.env("REALTIME_TEST_LOG", "redis");
         step::run(command)
     }));
-    // What the end-to-end suites run must be there, and what it was made of must not be stale.
-    for preparation in preparations(workspace) {
-        total.add(&preparation);
-    }
     for package in NodePackage::all(workspace)?.iter().filter(|package| package.has_script("test")) {
         total.add(&runner(&format!("npm test in {}", package.name), || {
             package.ensure_dependencies()?;
@@ -52,7 +52,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Builds programs and packages; a failure counts, and does not keep the rest from running.
+/// Builds packages, and the programs that embed them; a failure counts, and does not keep the rest from running.
 fn preparations(workspace: &Workspace) -> Vec<Counts> {
     let counted = |result: Result<()>| match result {
         Ok(()) => Counts::default(),
@@ -61,12 +61,13 @@ fn preparations(workspace: &Workspace) -> Vec<Counts> {
             Counts { failed: 1, ..Counts::default() }
         }
     };
-    let mut done = vec![counted(dev::build_programs(workspace))];
+    let mut done = Vec::new();
     for name in ["sdk", "admin-ui"] {
         let built = NodePackage::find(workspace, name)
             .and_then(|package| package.map_or(Ok(()), |package| package.ensure_built()));
         done.push(counted(built));
     }
+    done.push(counted(dev::build_programs(workspace)));
     done
 }
 
