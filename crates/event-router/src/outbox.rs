@@ -106,7 +106,7 @@ impl Outbox {
         let _ = self.outlet.set(Outlet { wire, writer });
         let mut inner = self.inner.lock();
         let waits = !inner.queue.is_empty();
-        self.leave(&mut inner, waits);
+        self.schedule(&mut inner, waits);
         drop(inner);
         self.wake_writer();
     }
@@ -139,7 +139,7 @@ impl Outbox {
         inner.bytes += size;
         inner.queue.push_back(item);
         if self.outlet.get().is_some() {
-            self.leave(&mut inner, true);
+            self.schedule(&mut inner, true);
         } else {
             wake(inner);
         }
@@ -147,7 +147,7 @@ impl Outbox {
     }
 
     /// Puts it on its writer's list, unless it is there or its own task will resume.
-    fn leave(self: &Arc<Self>, inner: &mut Inner, waits: bool) {
+    fn schedule(self: &Arc<Self>, inner: &mut Inner, waits: bool) {
         if waits
             && !inner.scheduled
             && !inner.blocked
@@ -188,7 +188,7 @@ impl Outbox {
     /// Another turn of its writer.
     pub(crate) fn again(self: &Arc<Self>) {
         let mut inner = self.inner.lock();
-        self.leave(&mut inner, true);
+        self.schedule(&mut inner, true);
         drop(inner);
         self.wake_writer();
     }

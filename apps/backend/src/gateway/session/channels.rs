@@ -68,8 +68,10 @@ impl Session {
         };
         let entered = entered.await;
         if entered.is_err() && is_new {
-            self.places.remove(&place);
-            self.listen(identity, &place).await?;
+            // Part of it may have been done; what cannot be undone goes with the connection or the lease.
+            if let Err(problem) = self.leave(identity, &place).await {
+                tracing::debug!(%problem, "a place that could not be entered could not be left");
+            }
         }
         entered
     }
@@ -78,8 +80,9 @@ impl Session {
         if !self.places.remove(place) {
             return Ok(());
         }
+        let left = self.gateway.channels.leave(&identity.scope, place, &self.connection().socket_id).await;
         self.listen(identity, place).await?;
-        self.gateway.channels.leave(&identity.scope, place, &self.connection().socket_id).await
+        left
     }
 
     pub(super) async fn join_channel(&mut self, channel: TopicName, to: ReplyTo) -> Result<(), Problem> {
