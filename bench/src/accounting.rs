@@ -59,6 +59,19 @@ pub struct Losses {
     pub reordered: u64,
 }
 
+impl Losses {
+    /// What came to these sums since they were `before`. What was lost then and still came is not counted
+    /// against it.
+    #[must_use]
+    pub const fn since(self, before: Self) -> Self {
+        Self {
+            lost: self.lost.saturating_sub(before.lost),
+            duplicated: self.duplicated - before.duplicated,
+            reordered: self.reordered - before.reordered,
+        }
+    }
+}
+
 /// Latency percentiles, in microseconds.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Latencies {
@@ -76,10 +89,16 @@ pub struct Latencies {
 #[derive(Debug)]
 pub struct LatencyRecorder(Histogram<u64>);
 
+impl Default for LatencyRecorder {
+    fn default() -> Self {
+        Self(Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are valid"))
+    }
+}
+
 impl LatencyRecorder {
     /// An empty one.
     pub fn new() -> Self {
-        Self(Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are valid"))
+        Self::default()
     }
 
     /// Notes one duration; longer than a minute counts as a minute.

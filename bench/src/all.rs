@@ -12,8 +12,9 @@ use tokio::time::timeout;
 
 use crate::link::Transport;
 use crate::report::{self, Results};
+use crate::stage::{self, Mode};
 use crate::target::Target;
-use crate::{cdc, fanout, filter, host, platform};
+use crate::{cdc, channels, departure, documents, fanout, filter, host, platform, published, storm};
 
 /// Far more than any part needs; a server that hangs must not hang the run.
 const PART_LIMIT: Duration = Duration::from_secs(900);
@@ -39,6 +40,8 @@ pub struct Arguments {
     filters: Vec<usize>,
     #[command(flatten)]
     platform: platform::Options,
+    #[command(flatten)]
+    stage: stage::Options,
 }
 
 const PLAN: [(Target, Transport); 9] = [
@@ -65,6 +68,11 @@ pub async fn run(arguments: &Arguments, json: bool) -> Result<()> {
              or --peers-only"
         );
     }
+    if with_platform && !arguments.stage.is_available() {
+        bail!(
+            "the backend is not built: `cargo build --release -p backend`, or give --backend, or --peers-only"
+        );
+    }
     let mut results = Results {
         machine: format!("Machine: {}.", host::description()),
         occasion: format!(
@@ -79,9 +87,11 @@ pub async fn run(arguments: &Arguments, json: bool) -> Result<()> {
         fan_out(arguments, round, json, &mut results).await;
         if with_platform {
             filters(arguments, round, json, &mut results).await;
+            services(arguments, round, json, &mut results).await;
         }
     }
     if with_platform {
+        trouble(arguments, json, &mut results).await;
         changes(arguments, json, &mut results).await;
     } else {
         results.missing.push("The platform: this run measured only what it is compared with.".to_owned());
@@ -124,6 +134,50 @@ async fn filters(arguments: &Arguments, round: u32, json: bool, results: &mut Re
     let found = bounded(&format!("filters, round {round}"), part, results).await.unwrap_or_default();
     found.iter().for_each(|line| print_json(json, "filter", line));
     results.filtered.extend(found);
+}
+
+/// Documents, channels and publishing: each beside its reference.
+async fn services(arguments: &Arguments, round: u32, json: bool, results: &mut Results) {
+    let (stage, seconds) = (&arguments.stage, arguments.fanout.seconds);
+    let load = documents::Load { seconds, ..defaults() };
+    for mode in [Mode::Redis, Mode::Postgres] {
+        let name = format!("documents on {}, round {round}", mode.title());
+        let found = bounded(&name, documents::measure(stage, mode, &load), results).await;
+        found.iter().for_each(|line| print_json(json, "documents", line));
+        results.documents.extend(found);
+    }
+    let load = channels::Load { seconds, ..defaults() };
+    let part = channels::measure(stage, &load);
+    let found = bounded(&format!("channels, round {round}"), part, results).await.unwrap_or_default();
+    found.iter().for_each(|line| print_json(json, "channels", line));
+    results.channels.extend(found);
+    let load = published::Load { seconds, ..defaults() };
+    let part = published::measure(stage, &load);
+    let found = bounded(&format!("publishing, round {round}"), part, results).await.unwrap_or_default();
+    found.iter().for_each(|line| print_json(json, "publish", line));
+    results.published.extend(found);
+}
+
+/// What happens when a backend is killed.
+async fn trouble(arguments: &Arguments, json: bool, results: &mut Results) {
+    for mode in [Mode::Redis, Mode::Postgres] {
+        let load = defaults();
+        let part = storm::measure(&arguments.stage, mode, &load);
+        let found = bounded(&format!("reconnect storm on {}", mode.title()), part, results).await;
+        found.iter().for_each(|line| print_json(json, "storm", line));
+        results.storms.extend(found);
+        let load = defaults();
+        let part = departure::measure(&arguments.stage, mode, &load);
+        let found = bounded(&format!("presence on {}", mode.title()), part, results).await;
+        found.iter().for_each(|line| print_json(json, "presence", line));
+        results.departures.extend(found);
+    }
+}
+
+/// A load as its own command has it when nothing is said.
+fn defaults<L: clap::Args>() -> L {
+    let matches = L::augment_args(clap::Command::new("defaults")).get_matches_from(["defaults"]);
+    L::from_arg_matches(&matches).expect("every argument of a load has a default")
 }
 
 async fn changes(arguments: &Arguments, json: bool, results: &mut Results) {
@@ -178,4 +232,18 @@ fn today() -> String {
     output.map_or("an unknown day".to_owned(), |output| {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_loads_have_defaults() {
+        assert_eq!(defaults::<documents::Load>().connections, 64);
+        assert_eq!(defaults::<channels::Load>().members, 1000);
+        assert_eq!(defaults::<published::Load>().topics, [1, 100]);
+        assert_eq!(defaults::<storm::Load>().clients, 5000);
+        assert_eq!(defaults::<departure::Load>().present, 100);
+    }
 }

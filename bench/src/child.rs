@@ -5,13 +5,15 @@
 //! generator leaves none of them behind: the kernel asks them to end when their parent does.
 
 use std::ffi::OsStr;
-use std::process::Stdio;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
@@ -40,8 +42,33 @@ pub struct Process {
     child: Child,
     pid: u32,
     grace: Duration,
-    errors: tempfile::NamedTempFile,
+    errors: Errors,
     directory: Option<tempfile::TempDir>,
+}
+
+/// Where a child's standard error goes.
+#[derive(Debug)]
+enum Errors {
+    /// To a file that ends with it.
+    Own(tempfile::NamedTempFile),
+    /// To the end of a log that outlives it.
+    Log(PathBuf),
+}
+
+impl Errors {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Own(file) => file.path(),
+            Self::Log(path) => path,
+        }
+    }
+
+    fn open(&self) -> std::io::Result<File> {
+        match self {
+            Self::Own(file) => file.reopen(),
+            Self::Log(path) => File::options().create(true).append(true).open(path),
+        }
+    }
 }
 
 impl Process {
@@ -56,12 +83,24 @@ impl Process {
     ///
     /// # Errors
     /// The program is not there, or could not be started.
-    pub fn start(name: &str, mut command: Command, grace: Duration) -> Result<Self> {
+    pub fn start(name: &str, command: Command, grace: Duration) -> Result<Self> {
         let errors = tempfile::NamedTempFile::new().context("a temporary file for a child's messages")?;
+        Self::start_into(name, command, grace, Errors::Own(errors))
+    }
+
+    /// The same; what it writes to standard error goes to the end of a file that is kept.
+    ///
+    /// # Errors
+    /// As [`Process::start`].
+    pub fn start_with_log(name: &str, command: Command, grace: Duration, log: PathBuf) -> Result<Self> {
+        Self::start_into(name, command, grace, Errors::Log(log))
+    }
+
+    fn start_into(name: &str, mut command: Command, grace: Duration, errors: Errors) -> Result<Self> {
         let child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(errors.reopen()?)
+            .stderr(errors.open()?)
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -105,16 +144,47 @@ impl Process {
         }
     }
 
+    /// Asks it to end (SIGTERM); does not wait for the end.
+    pub fn terminate(&self) {
+        signal(self.pid, Signal::TERM);
+    }
+
+    /// Stops it where it stands (SIGSTOP), with what it started; it answers nothing any more.
+    pub fn freeze(&self) {
+        if let Some(group) = as_pid(self.pid) {
+            // An error means that nothing is left of the group.
+            let _ = kill_process_group(group, Signal::STOP);
+        }
+    }
+
     /// Waits until it has ended.
     ///
     /// # Errors
     /// It still runs after `limit`.
-    pub async fn ended(mut self, limit: Duration) -> Result<()> {
+    pub async fn ended(mut self, limit: Duration) -> Result<ExitStatus> {
         let Ok(ended) = timeout(limit, self.child.wait()).await else {
             return Err(self.complaint(&format!("still runs after {} s", limit.as_secs())));
         };
-        ended?;
-        Ok(())
+        Ok(ended?)
+    }
+
+    /// Waits until it has ended by itself, and answers what it wrote to standard output.
+    ///
+    /// # Errors
+    /// It fails, or still runs after `limit`.
+    pub async fn output(mut self, limit: Duration) -> Result<String> {
+        let mut output = self.child.stdout.take().context("standard output is read once")?;
+        let mut text = String::new();
+        let read = async {
+            output.read_to_string(&mut text).await?;
+            self.child.wait().await
+        };
+        match timeout(limit, read).await {
+            Ok(Ok(status)) if status.success() => Ok(text),
+            Ok(Ok(status)) => Err(self.complaint(&format!("failed: {status}"))),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(self.complaint(&format!("still runs after {} s", limit.as_secs()))),
+        }
     }
 
     /// Whether it still runs.
@@ -223,6 +293,35 @@ mod tests {
         assert!(process.is_alive());
         process.kill();
         process.ended(Duration::from_secs(10)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_log_is_kept_and_an_end_in_order_is_told_from_another() {
+        let place = tempfile::tempdir().unwrap();
+        let log = place.path().join("log");
+        for status in [0, 3] {
+            let script =
+                format!("trap 'exit {status}' TERM; echo ready {status} >&2; while :; do sleep 0.01; done");
+            let process =
+                Process::start_with_log("a shell", shell(&script), Duration::ZERO, log.clone()).unwrap();
+            let ready = async {
+                while !std::fs::read_to_string(&log).unwrap_or_default().contains(&format!("ready {status}")) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            timeout(Duration::from_secs(10), ready).await.expect("the shell starts");
+            process.terminate();
+            assert_eq!(process.ended(Duration::from_secs(10)).await.unwrap().code(), Some(status));
+        }
+        assert_eq!(std::fs::read_to_string(&log).unwrap().lines().count(), 2, "both runs are in it");
+    }
+
+    #[tokio::test]
+    async fn output_is_read_to_its_end() {
+        let process = Process::start("a shell", shell("echo one; echo two"), Duration::ZERO).unwrap();
+        assert_eq!(process.output(Duration::from_secs(10)).await.unwrap(), "one\ntwo\n");
+        let process = Process::start("a shell", shell("echo one; exit 3"), Duration::ZERO).unwrap();
+        assert!(process.output(Duration::from_secs(10)).await.is_err());
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use crate::accounting::{Latencies, Losses};
 use crate::host::ensure_open_files;
 use crate::link::{Interest, Link, Transport};
 use crate::procfs;
-use crate::session::{Publishing, Session, fresh_topic};
+use crate::session::{Message, Publishing, Session, fresh_topic};
 use crate::target::{Running, Target};
 use crate::wire::sequence::payload;
 
@@ -79,7 +79,7 @@ pub async fn measure(server: &Running, transport: Transport, load: &Load) -> Res
     let publishing = Publishing {
         endpoint: &server.endpoint,
         transport: server.target.publish_transport(),
-        topic: &topic,
+        message: Message::Event(topic.clone()),
         connections: load.publishers,
     };
     let mut session = Session::start(links, u32::try_from(load.subscribers)?, &publishing).await?;
@@ -88,11 +88,7 @@ pub async fn measure(server: &Running, transport: Transport, load: &Load) -> Res
     for inflight in &load.inflight {
         let mut fanout = one(server, &mut session, load, *inflight).await?;
         let total = fanout.losses;
-        fanout.losses = Losses {
-            lost: total.lost.saturating_sub(before.lost),
-            duplicated: total.duplicated - before.duplicated,
-            reordered: total.reordered - before.reordered,
-        };
+        fanout.losses = total.since(before);
         before = total;
         results.push(Fanout { transport, idle_kib_per_connection, pinned: placement.is_pinned(), ..fanout });
     }

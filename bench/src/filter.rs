@@ -13,7 +13,7 @@ use crate::accounting::{Latencies, Ledger, Losses};
 use crate::host::ensure_open_files;
 use crate::link::{Answer, Interest, Link, Transport};
 use crate::procfs;
-use crate::session::{Publishing, Session, fresh_topic};
+use crate::session::{Message, Publishing, Session, fresh_topic};
 use crate::target::Running;
 use crate::wire::sequence::user_payload;
 
@@ -80,8 +80,12 @@ async fn one(server: &Running, load: &Load, count: usize) -> Result<Filtered> {
         subscribed(server, &topic, users)
     }))
     .await?;
-    let publishing =
-        Publishing { endpoint: &server.endpoint, transport: Transport::Ws, topic: &topic, connections: 1 };
+    let publishing = Publishing {
+        endpoint: &server.endpoint,
+        transport: Transport::Ws,
+        message: Message::Event(topic.clone()),
+        connections: 1,
+    };
     let mut session = Session::start(links, 1, &publishing).await?;
     let make = |sequence| user_payload(sequence, &user(spread(sequence, count)), load.payload);
     session.publish_for(Duration::from_secs(1), load.inflight, make).await.context("warming up")?;

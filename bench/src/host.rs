@@ -27,7 +27,7 @@ pub fn ensure_open_files(needed: u64) -> Result<()> {
     Ok(())
 }
 
-/// Gives the server a core of its own and the load generator the rest, for as long as it lives.
+/// Gives the servers a core of their own and the load generator the rest, for as long as it lives.
 ///
 /// With one core, or where the kernel refuses, nothing is pinned and `is_pinned` says so.
 #[derive(Debug)]
@@ -41,16 +41,16 @@ impl Placement {
         Self { before: None }
     }
 
-    /// Pins the server's threads (also those that they will start) to one core and this process to the
-    /// others. The server's child processes, its database among them, may run on any core.
-    pub fn separate(server: u32) -> Self {
-        match try_separate(server) {
+    /// Pins the servers' threads (also those that they will start) to one core, which they share, and this
+    /// process to the others. The servers' child processes, databases among them, may run on any core.
+    pub fn separate(servers: &[u32]) -> Self {
+        match try_separate(servers) {
             Ok(before) => Self { before },
             Err(_) => Self { before: None },
         }
     }
 
-    /// Whether the server has its own core.
+    /// Whether the servers have their own core.
     pub const fn is_pinned(&self) -> bool {
         self.before.is_some()
     }
@@ -65,17 +65,19 @@ impl Drop for Placement {
     }
 }
 
-fn try_separate(server: u32) -> Result<Option<CpuSet>> {
+fn try_separate(servers: &[u32]) -> Result<Option<CpuSet>> {
     let all = sched_getaffinity(None)?;
     let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| all.is_set(*core)).collect();
     let [first, rest @ ..] = cores.as_slice() else { return Ok(None) };
     if rest.is_empty() {
         return Ok(None);
     }
-    for child in procfs::descendants(server) {
-        pin(child, &all)?;
+    for server in servers {
+        for child in procfs::descendants(*server) {
+            pin(child, &all)?;
+        }
+        pin(*server, &set_of(&[*first]))?;
     }
-    pin(server, &set_of(&[*first]))?;
     pin(std::process::id(), &set_of(rest))?;
     Ok(Some(all))
 }

@@ -205,13 +205,38 @@ impl Link {
         if self.writer.transport == Transport::Sse {
             return Ok(());
         }
-        self.writer.queue_request("subscribe", &interest.fields(), Some(1));
+        self.ask("subscribe", &interest.fields()).await?;
+        Ok(())
+    }
+
+    /// Joins a channel.
+    ///
+    /// # Errors
+    /// As [`Link::ask`].
+    pub async fn join(&mut self, channel: &str) -> Result<()> {
+        self.ask("channel:join", &format!("\"channel\":\"{channel}\"")).await?;
+        Ok(())
+    }
+
+    /// Sends a request (its fields as JSON without the braces) and waits for its answer, the whole text. What
+    /// comes meanwhile is skipped.
+    ///
+    /// # Errors
+    /// The server refuses or does not answer in time.
+    pub async fn ask(&mut self, name: &str, fields: &str) -> Result<Vec<u8>> {
+        self.writer.queue_request(name, fields, Some(1));
         self.writer.flush().await?;
-        let answer = timeout(ANSWER_LIMIT, self.answer()).await.context("no answer to `subscribe`")??;
-        match answer {
-            Answer::Done(_) => Ok(()),
-            Answer::Refused { text, .. } => bail!("the server refused a subscription: {text}"),
-        }
+        let answered = async {
+            loop {
+                let text = self.next_text().await?;
+                match Answer::read(&text) {
+                    Some(Answer::Done(_)) => return anyhow::Ok(text),
+                    Some(Answer::Refused { text, .. }) => bail!("the server refused `{name}`: {text}"),
+                    None => {}
+                }
+            }
+        };
+        timeout(ANSWER_LIMIT, answered).await.with_context(|| format!("no answer to `{name}`"))?
     }
 
     /// The next answer to a request; everything else is skipped.

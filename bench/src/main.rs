@@ -6,7 +6,10 @@
 mod accounting;
 mod all;
 mod cdc;
+mod channels;
 mod child;
+mod departure;
+mod documents;
 mod drill;
 mod fanout;
 mod filter;
@@ -15,10 +18,14 @@ mod host;
 mod link;
 mod platform;
 mod procfs;
+mod published;
 mod recvlogical;
 mod report;
+mod requests;
 mod rows;
 mod session;
+mod stage;
+mod storm;
 mod target;
 mod wire;
 
@@ -30,6 +37,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::link::Transport;
+use crate::stage::Mode;
 use crate::target::Target;
 
 #[global_allocator]
@@ -58,6 +66,16 @@ enum Command {
     Cdc(CdcArguments),
     /// From a commit in PostgreSQL to the event in a client, on an idle machine
     Latency(CdcArguments),
+    /// Merges of documents over REST, beside the same work with nothing around it
+    Documents(ServiceArguments<documents::Load>),
+    /// A channel's members on two backends, beside the same on one: CPU a delivery
+    Channels(ServiceArguments<channels::Load>),
+    /// Events published through Redis: events a second, CPU of Redis an event beside a bare script
+    Publish(ServiceArguments<published::Load>),
+    /// All clients lose their backend at once and recover what they missed from another
+    Storm(ServiceArguments<storm::Load>),
+    /// How long the clients of a killed backend are still shown as present
+    Presence(ServiceArguments<departure::Load>),
     /// Rows while the platform is killed again and again: what is lost, what comes twice
     Drill(drill::Arguments),
     /// All of it, platform and peers in turn, into the tables of a page
@@ -65,6 +83,9 @@ enum Command {
     /// Run the bare tokio server (started by the other commands)
     #[command(hide = true)]
     Floor,
+    /// Run the server that only runs a script for each document (started by `documents`)
+    #[command(hide = true)]
+    BareDocuments(documents::BareArguments),
 }
 
 #[derive(clap::Args)]
@@ -100,16 +121,35 @@ struct CdcArguments {
     platform: platform::Options,
 }
 
+/// What a measurement of several services is told.
+#[derive(clap::Args)]
+struct ServiceArguments<L: clap::Args> {
+    /// What stands behind the backends, where the measurement is about both
+    #[arg(long, value_enum, default_value = "redis")]
+    mode: Mode,
+    #[command(flatten)]
+    load: L,
+    #[command(flatten)]
+    stage: stage::Options,
+}
+
 fn main() -> Result<()> {
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let arguments = Arguments::parse();
-    if matches!(arguments.command, Command::Floor) {
-        return tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(floor::serve());
+    match &arguments.command {
+        Command::Floor => return server_runtime()?.block_on(floor::serve()),
+        Command::BareDocuments(bare) => return server_runtime()?.block_on(documents::serve_bare(bare)),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = LocalSet::new().block_on(&runtime, until_interrupted(arguments));
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
+}
+
+/// As the platform's programs have it.
+fn server_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 /// Runs the command; a signal drops it, and with it every child process.
@@ -141,9 +181,24 @@ async fn run(arguments: Arguments) -> Result<()> {
                 &[server.explain(cdc::commit_to_client(&server, &latency.load).await)?],
             )
         }
+        Command::Documents(ServiceArguments { mode, load, stage }) => {
+            print_all(json, "documents", &[documents::measure(&stage, mode, &load).await?])
+        }
+        Command::Channels(ServiceArguments { load, stage, .. }) => {
+            print_all(json, "channels", &channels::measure(&stage, &load).await?)
+        }
+        Command::Publish(ServiceArguments { load, stage, .. }) => {
+            print_all(json, "publish", &published::measure(&stage, &load).await?)
+        }
+        Command::Storm(ServiceArguments { mode, load, stage }) => {
+            print_all(json, "storm", &[storm::measure(&stage, mode, &load).await?])
+        }
+        Command::Presence(ServiceArguments { mode, load, stage }) => {
+            print_all(json, "presence", &[departure::measure(&stage, mode, &load).await?])
+        }
         Command::Drill(drill) => drill::run(&drill, json).await,
         Command::All(all) => all::run(&all, json).await,
-        Command::Floor => Ok(()),
+        Command::Floor | Command::BareDocuments(_) => Ok(()),
     }
 }
 

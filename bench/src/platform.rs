@@ -23,7 +23,7 @@ const STOP_GRACE: Duration = Duration::from_secs(30);
 
 /// The limits of the load generator's connections are raised: it publishes and subscribes over few
 /// connections what in life comes from many.
-const LIMITS: [(&str, &str); 3] = [
+pub const LIMITS: [(&str, &str); 3] = [
     ("LIMIT_MESSAGES_PER_SECOND", "1000000"),
     ("LIMIT_MESSAGE_BURST", "1000000"),
     ("LIMIT_CONNECTIONS_PER_ADDRESS", "0"),

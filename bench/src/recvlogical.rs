@@ -77,7 +77,7 @@ impl Slot {
     }
 
     fn command(&self, url: &str) -> Command {
-        let mut command = child::command(program());
+        let mut command = child::command(client_program("pg_recvlogical"));
         command.args(["--dbname", url, "--slot", &self.name, "--start", "--file", "/dev/null"]);
         command.args(["--status-interval", "1", "--option", "proto_version=1"]);
         command.args(["--option", &format!("publication_names={}", self.name)]);
@@ -119,13 +119,15 @@ async fn wait_until(database: &mut PgConnection, question: &str, process: &mut P
     }
 }
 
-/// The binary beside the server's, where `pg_config` tells; else whatever is on the path. (Debian puts a
-/// script on the path, which replaces itself by the binary.)
-fn program() -> PathBuf {
+/// A program of PostgreSQL's clients: the binary beside the server's, where `pg_config` tells; else whatever
+/// is on the path. (Debian puts a script on the path, which replaces itself by the binary.)
+pub fn client_program(name: &str) -> PathBuf {
     let output = std::process::Command::new("pg_config").arg("--bindir").output();
-    let found = output.ok().and_then(|output| String::from_utf8(output.stdout).ok());
-    let beside = found.map(|folder| PathBuf::from(folder.trim()).join("pg_recvlogical"));
-    beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("pg_recvlogical"))
+    let folder = output.ok().and_then(|output| String::from_utf8(output.stdout).ok());
+    let folder = folder.map(|folder| PathBuf::from(folder.trim()));
+    let folders = folder.into_iter().chain(local_postgres::find_binaries().ok());
+    let mut found = folders.map(|folder| folder.join(name)).filter(|path| path.is_file());
+    found.next().unwrap_or_else(|| PathBuf::from(name))
 }
 
 /// Fills a table and reads it with `pg_recvlogical` alone: no platform needed.

@@ -42,7 +42,7 @@ pub struct Session {
     shared: Rc<Shared>,
     publishers: Vec<Rc<Writer>>,
     next_publisher: usize,
-    topic: String,
+    message: Message,
     // Aborts the tasks when it is dropped.
     _tasks: JoinSet<()>,
 }
@@ -74,8 +74,8 @@ impl Session {
             publishers.push(link.writer());
             tasks.spawn_local(watch_answers(link, Rc::clone(&shared)));
         }
-        let topic = publishing.topic.to_owned();
-        Ok(Self { shared, publishers, next_publisher: 0, topic, _tasks: tasks })
+        let message = publishing.message.clone();
+        Ok(Self { shared, publishers, next_publisher: 0, message, _tasks: tasks })
     }
 
     /// Publishes for so long with up to `window` messages under way, then waits for the last ones.
@@ -108,9 +108,8 @@ impl Session {
         self.next_publisher = (self.next_publisher + 1) % self.publishers.len();
         for _ in 0..count {
             let sequence = self.shared.ledger.borrow_mut().publish(Instant::now());
-            // The payload stands last: the bare server finds it there.
-            let fields = format!("\"topic\":\"{}\",\"payload\":{}", self.topic, payload(sequence));
-            writer.queue_request("publish", &fields, None);
+            let (name, fields) = self.message.request(&payload(sequence));
+            writer.queue_request(name, &fields, None);
         }
         writer.flush().await.context("publishing")
     }
@@ -129,15 +128,37 @@ impl Session {
     }
 }
 
+/// What is sent.
+#[derive(Debug, Clone)]
+pub enum Message {
+    /// An event of this topic.
+    Event(String),
+    /// A message in this channel.
+    Said(String),
+}
+
+impl Message {
+    /// The request's name and fields. The payload stands last: the bare server finds it there.
+    fn request(&self, payload: &str) -> (&'static str, String) {
+        match self {
+            Self::Event(topic) => ("publish", format!("\"topic\":\"{topic}\",\"payload\":{payload}")),
+            Self::Said(channel) => (
+                "channel:publish",
+                format!("\"channel\":\"{channel}\",\"event\":\"said\",\"data\":{payload}"),
+            ),
+        }
+    }
+}
+
 /// How messages get to the server.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Publishing<'a> {
     /// Where.
     pub endpoint: &'a Endpoint,
     /// By what.
     pub transport: Transport,
-    /// To which topic.
-    pub topic: &'a str,
+    /// What.
+    pub message: Message,
     /// Over how many connections, in turn.
     pub connections: usize,
 }
@@ -181,4 +202,18 @@ pub fn fresh_topic(kind: &str) -> Result<String> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     ensure!(!kind.is_empty(), "a topic has a name");
     Ok(format!("bench.{kind}.{}", now.as_micros()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_end_with_their_payload() {
+        let (name, fields) = Message::Event("t".to_owned()).request("{\"seq\":1}");
+        assert_eq!((name, fields.as_str()), ("publish", "\"topic\":\"t\",\"payload\":{\"seq\":1}"));
+        let (name, fields) = Message::Said("c:1".to_owned()).request("{\"seq\":1}");
+        assert_eq!(name, "channel:publish");
+        assert_eq!(fields, "\"channel\":\"c:1\",\"event\":\"said\",\"data\":{\"seq\":1}");
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
@@ -15,6 +15,7 @@ use crate::host::Placement;
 use crate::link::{Endpoint, Transport};
 use crate::platform;
 use crate::procfs;
+use crate::stage::{Persistence, Redis};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -83,10 +84,10 @@ impl Target {
             Self::NodeWs => self.start_peer(node("node-ws.mjs")?, Vec::new()).await,
             Self::NodeSocketio => self.start_peer(node("node-socketio.mjs")?, Vec::new()).await,
             Self::NodeSocketioRedis => {
-                let (redis, url) = start_redis().await?;
+                let redis = Redis::start(Persistence::Nothing).await?;
                 let mut command = node("node-socketio.mjs")?;
-                command.env("REDIS_URL", url);
-                self.start_peer(command, vec![redis]).await
+                command.env("REDIS_URL", redis.url());
+                self.start_peer(command, vec![redis.into_process()]).await
             }
         }
     }
@@ -139,7 +140,7 @@ impl Running {
 
     /// Gives it its core, where it is to have one, for as long as the placement lives.
     pub fn place(&self) -> Placement {
-        if self.own_core { Placement::separate(self.pid) } else { Placement::shared() }
+        if self.own_core { Placement::separate(&[self.pid]) } else { Placement::shared() }
     }
 
     /// Adds to an error what the server wrote to standard error, where it was started here.
@@ -180,22 +181,6 @@ fn bun() -> Result<PathBuf> {
         bail!("Bun is not installed: run `npm ci` in {}", peers().display());
     }
     Ok(binary)
-}
-
-async fn start_redis() -> Result<(Process, String)> {
-    let port = free_port()?;
-    let mut command = child::command("redis-server");
-    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-    let mut redis = Process::start("redis-server", command, Duration::ZERO)?;
-    let address = format!("127.0.0.1:{port}");
-    let until = Instant::now() + START_LIMIT;
-    while tokio::net::TcpStream::connect(&address).await.is_err() {
-        if !redis.is_alive() || Instant::now() > until {
-            return Err(redis.complaint("did not start"));
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok((redis, format!("redis://{address}")))
 }
 
 /// A loopback port that nobody uses just now.

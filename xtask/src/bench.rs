@@ -18,9 +18,12 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     if let Some(peers) = NodePackage::find(workspace, PEERS)? {
         peers.ensure_dependencies()?;
     }
-    build(workspace, &["realtime", "bench"])?;
+    build(workspace, &["realtime", "backend", "bench"])?;
     let mut bench = program(workspace, "bench");
     bench.arg("all").args(arguments);
+    if std::env::var_os("BENCH_BACKEND").is_none() {
+        bench.env("BENCH_BACKEND", program(workspace, "backend").get_program());
+    }
     let realtime = program(workspace, "realtime").get_program().to_string_lossy().into_owned();
     // What the environment says already wins.
     if std::env::var_os("BENCH_PLATFORM_COMMAND").is_none() {

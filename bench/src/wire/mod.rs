@@ -5,6 +5,7 @@
 //! These read only what a server sends: unmasked, uncompressed, on the loopback interface.
 
 pub mod frames;
+pub mod http;
 pub mod sequence;
 pub mod stream;
 
