@@ -58,16 +58,17 @@ pub async fn turn(source: &Source, halted: &Mutex<Halted>, partition: i32) -> Re
     }
     let waiting = locked(halted).waiting(Instant::now());
     let rows = table::claim(&mut tx, source.form(), partition, &waiting).await?;
-    let count = rows.len() as i64;
     if rows.is_empty() {
         return Ok(Turn::Through);
     }
+    let bytes: i64 = rows.iter().map(|row| row.bytes).sum();
+    let is_full = rows.len() as i64 == table::BATCH || bytes >= table::BATCH_BYTES;
     let (topics, mut marked) = sort(source, rows).await?;
     let done = futures::future::join_all(topics.into_iter().map(|topic| append(source, halted, topic))).await;
     marked.extend(done.into_iter().flat_map(|done| done.marked));
     table::mark(&mut tx, &marked).await?;
     tx.commit().await?;
-    Ok(if count == table::BATCH { Turn::More } else { Turn::Through })
+    Ok(if is_full { Turn::More } else { Turn::Through })
 }
 
 fn locked(halted: &Mutex<Halted>) -> std::sync::MutexGuard<'_, Halted> {

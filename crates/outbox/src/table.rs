@@ -1,12 +1,17 @@
 //! Every statement on `event_outbox`. Plain functions over an executor; the same for the platform's and a target's.
 
-use crate::{PARTITIONS, row::OutboxRow};
+use crate::{
+    PARTITIONS,
+    row::{MAX_PAYLOAD_BYTES, OutboxRow},
+};
 use sqlx::{FromRow, PgConnection, PgExecutor};
 
 /// The first half of the advisory locks' keys; the second is the partition.
 const LOCKS: i32 = 0x6f75_7462;
 /// Rows claimed together.
 pub const BATCH: i64 = 100;
+/// A claim ends behind the row whose payload reaches so many bytes of all.
+pub const BATCH_BYTES: i64 = 16 * 1024 * 1024;
 /// Rows counted at most, so that looking at a long backlog stays cheap.
 const COUNTED: i64 = 100_000;
 
@@ -77,7 +82,8 @@ pub async fn lock(connection: &mut PgConnection, partition: i32) -> sqlx::Result
     query.fetch_one(connection).await
 }
 
-/// Claims the first rows of `partition` by id, until the transaction ends.
+/// Claims the first rows of `partition` by id, until the transaction ends. Payloads above [`MAX_PAYLOAD_BYTES`] stay
+/// where they are.
 ///
 /// # Errors
 /// Those of the database.
@@ -89,21 +95,35 @@ pub async fn claim(
 ) -> sqlx::Result<Vec<OutboxRow>> {
     let sql = match form {
         Form::Platform => {
-            "select id, topic, event_type, payload::text as payload, table_name, operation,
-                (extract(epoch from created_at) * 1000)::bigint as created_ms, application_id, environment
-            from event_outbox where processed_at is null and hashtext(topic) & 15 = $1
-                and application_id || '/' || environment || '/' || topic <> all ($2)
-            order by id limit $3 for update skip locked"
+            "with claimed as materialized (
+                select id, topic, event_type, payload::text as payload, table_name, operation,
+                    (extract(epoch from created_at) * 1000)::bigint as created_ms, application_id, environment
+                from event_outbox where processed_at is null and hashtext(topic) & 15 = $1
+                    and application_id || '/' || environment || '/' || topic <> all ($2)
+                order by id limit $3 for update skip locked),
+            measured as (
+                select *, octet_length(payload)::bigint as bytes, sum(octet_length(payload)) over (order by id) as total
+                from claimed)
+            select id, topic, event_type, case when bytes <= $4 then payload end as payload, bytes, table_name,
+                operation, created_ms, application_id, environment
+            from measured where total - bytes < $5 order by id"
         }
         Form::Target => {
-            "select id, topic, event_type, payload::text as payload, table_name, operation,
-                (extract(epoch from created_at) * 1000)::bigint as created_ms,
-                null::text as application_id, null::text as environment
-            from event_outbox where processed_at is null and hashtext(topic) & 15 = $1 and topic <> all ($2)
-            order by id limit $3 for update skip locked"
+            "with claimed as materialized (
+                select id, topic, event_type, payload::text as payload, table_name, operation,
+                    (extract(epoch from created_at) * 1000)::bigint as created_ms
+                from event_outbox where processed_at is null and hashtext(topic) & 15 = $1 and topic <> all ($2)
+                order by id limit $3 for update skip locked),
+            measured as (
+                select *, octet_length(payload)::bigint as bytes, sum(octet_length(payload)) over (order by id) as total
+                from claimed)
+            select id, topic, event_type, case when bytes <= $4 then payload end as payload, bytes, table_name,
+                operation, created_ms, null::text as application_id, null::text as environment
+            from measured where total - bytes < $5 order by id"
         }
     };
-    sqlx::query_as(sql).bind(partition).bind(halted).bind(BATCH).fetch_all(connection).await
+    let query = sqlx::query_as(sql).bind(partition).bind(halted).bind(BATCH);
+    query.bind(MAX_PAYLOAD_BYTES).bind(BATCH_BYTES).fetch_all(connection).await
 }
 
 /// Marks rows as done.
@@ -137,14 +157,14 @@ pub async fn clean(executor: impl PgExecutor<'_>, form: Form, limit: i64) -> sql
             "delete from event_outbox where id in (
                 select id from event_outbox where processed_at < now() - interval '24 hours'
                 order by processed_at limit $1 for update skip locked)
-            returning id, topic, event_type, '{}' as payload, table_name, operation,
+            returning id, topic, event_type, null::text as payload, 0::bigint as bytes, table_name, operation,
                 (extract(epoch from created_at) * 1000)::bigint as created_ms, application_id, environment"
         }
         Form::Target => {
             "delete from event_outbox where id in (
                 select id from event_outbox where processed_at < now() - interval '24 hours'
                 order by processed_at limit $1 for update skip locked)
-            returning id, topic, event_type, '{}' as payload, table_name, operation,
+            returning id, topic, event_type, null::text as payload, 0::bigint as bytes, table_name, operation,
                 (extract(epoch from created_at) * 1000)::bigint as created_ms,
                 null::text as application_id, null::text as environment"
         }

@@ -246,3 +246,19 @@ async fn rows_are_cleaned_up_after_a_day() {
     until("and their ids", async || harness.count("select count(*) from event_log_ids").await == 1).await;
     service.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_rows_go_a_few_at_a_time_and_one_too_large_stays_where_it_is() {
+    let harness = Harness::new().await;
+    let sql = "insert into event_outbox (topic, event_type, payload)
+        select 'order.large', 'x', jsonb_build_object('n', n, 'text', repeat('x', case when n = 9 then 2 else 1 end * 1000000))
+        from generate_series(1, 18) n";
+    sqlx::query(sql).execute(harness.pool()).await.unwrap();
+    let service = harness.start();
+    harness.settled().await;
+    assert_eq!(harness.numbers("order.large").await, (1..=18).filter(|n| *n != 9).collect::<Vec<_>>());
+    let reason: String =
+        sqlx::query_scalar("select reason from dead_letters").fetch_one(harness.pool()).await.unwrap();
+    assert!(reason.starts_with("payload: has 2000"), "{reason}");
+    service.stop().await;
+}

@@ -4,6 +4,7 @@
 //! generation, with which every epoch changes. Scripts are loaded here only, after the decision, so that nothing is
 //! appended to a server that was not looked at. The witness is a row in PostgreSQL.
 
+mod acknowledged;
 mod judge;
 mod look;
 mod witness;
@@ -13,19 +14,14 @@ pub use look::{Fresh, Node};
 use crate::{
     connection::{Link, Links, linked},
     error::RedisError,
-    keys::{PARTITIONS, Partition},
+    keys::Partition,
     scripts::Scripts,
 };
+use acknowledged::Acknowledged;
 use judge::Witnessed;
 use parking_lot::Mutex;
 use sqlx::PgPool;
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -59,7 +55,7 @@ pub struct Seen {
 pub struct Guard {
     settled: watch::Sender<Option<Arc<Settled>>>,
     doubted: Notify,
-    acknowledged: Vec<AtomicU64>,
+    acknowledged: Mutex<Acknowledged>,
     seen: Mutex<Seen>,
 }
 
@@ -69,7 +65,7 @@ impl Guard {
         Arc::new(Self {
             settled: watch::Sender::new(None),
             doubted: Notify::new(),
-            acknowledged: (0..PARTITIONS).map(|_| AtomicU64::new(0)).collect(),
+            acknowledged: Mutex::default(),
             seen: Mutex::default(),
         })
     }
@@ -101,20 +97,14 @@ impl Guard {
         }
     }
 
-    /// Remembers that everything up to `sequence` was acknowledged under `settled`, if that still holds.
-    pub fn acknowledge(&self, settled: &Arc<Settled>, partition: Partition, sequence: u64) {
-        if self.settled.borrow().as_ref().is_some_and(|present| Arc::ptr_eq(present, settled)) {
-            self.acknowledged[usize::from(partition.0)].fetch_max(sequence, Ordering::Relaxed);
-        }
+    /// Remembers that everything up to `sequence` was acknowledged under `settled`, if its generation still holds.
+    pub fn acknowledge(&self, settled: &Settled, partition: Partition, sequence: u64) {
+        self.acknowledged.lock().raise(&settled.generation, partition, sequence);
     }
 
     /// What the servers said last.
     pub fn seen(&self) -> Seen {
         self.seen.lock().clone()
-    }
-
-    fn sequences(&self) -> Vec<u64> {
-        self.acknowledged.iter().map(|sequence| sequence.load(Ordering::Relaxed)).collect()
     }
 }
 
@@ -128,7 +118,7 @@ fn not_settled() -> RedisError {
 
 /// Settles the generation, again whenever it is doubted, and writes down what was acknowledged, until `stop`.
 pub async fn run(guard: Arc<Guard>, links: Links, pool: PgPool, stop: CancellationToken) {
-    let mut keeper = Keeper { guard, links, pool, written: Vec::new() };
+    let mut keeper = Keeper { guard, links, pool, written: Acknowledged::default() };
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -142,7 +132,7 @@ struct Keeper {
     guard: Arc<Guard>,
     links: Links,
     pool: PgPool,
-    written: Vec<u64>,
+    written: Acknowledged,
 }
 
 impl Keeper {
@@ -189,8 +179,7 @@ impl Keeper {
     async fn settle_on(&self, server: &Fresh) -> Result<Settled, RedisError> {
         let (tx, mut witnessed) = witness::begin(&self.pool).await?;
         if let Some(witnessed) = &mut witnessed {
-            let ours = self.guard.sequences();
-            witnessed.sequences.iter_mut().zip(ours).for_each(|(known, ours)| *known = (*known).max(ours));
+            self.guard.acknowledged.lock().raise_known(&witnessed.generation, &mut witnessed.sequences);
         }
         let (nodes, held) = (server.nodes().await?, server.held().await?);
         let loss = judge::judge(witnessed.as_ref(), &nodes, &held);
@@ -200,7 +189,6 @@ impl Keeper {
         };
         if let Some(loss) = &loss {
             server.install(&generation).await?;
-            self.forget();
             tracing::warn!(
                 ?loss,
                 log.generation = generation,
@@ -210,15 +198,11 @@ impl Keeper {
         let identities: Vec<String> = nodes.iter().map(Node::identity).collect();
         let sequences = held.iter().map(|held| held.sequence).collect();
         let settled = Witnessed { generation: generation.clone(), nodes: identities.clone(), sequences };
+        self.guard.acknowledged.lock().begin(&generation);
         witness::finish(tx, &settled).await?;
         let scripts = Scripts::load(server, &generation).await?;
         self.guard.seen.lock().nodes = nodes;
         Ok(Settled { generation, scripts, nodes: identities })
-    }
-
-    /// What was acknowledged in a lost past says nothing of the present.
-    fn forget(&self) {
-        self.guard.acknowledged.iter().for_each(|sequence| sequence.store(0, Ordering::Relaxed));
     }
 
     /// Looks whether the servers are still those that were settled on.
@@ -245,13 +229,12 @@ impl Keeper {
     }
 
     async fn write_down(&mut self) {
-        let settled = self.guard.settled.borrow().clone();
-        let (Some(settled), sequences) = (settled, self.guard.sequences()) else { return };
-        if sequences == self.written {
+        let acknowledged = self.guard.acknowledged.lock().clone();
+        if acknowledged == self.written {
             return;
         }
-        match witness::raise(&self.pool, &settled.generation, &sequences).await {
-            Ok(()) => self.written = sequences,
+        match witness::raise(&self.pool, &acknowledged).await {
+            Ok(()) => self.written = acknowledged,
             Err(error) => tracing::debug!(%error, "could not write down what was acknowledged; trying on"),
         }
     }

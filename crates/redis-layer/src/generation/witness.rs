@@ -1,6 +1,6 @@
 //! The witness outside of Redis: which generation which nodes hold, and how far each partition was acknowledged.
 
-use super::judge::Witnessed;
+use super::{acknowledged::Acknowledged, judge::Witnessed};
 use crate::error::RedisError;
 use sqlx::{PgPool, Postgres, Row, Transaction};
 use std::{future::Future, time::Duration};
@@ -57,18 +57,18 @@ pub async fn finish(mut tx: Transaction<'static, Postgres>, settled: &Witnessed)
     within(TIMEOUT, work).await
 }
 
-/// Raises the acknowledged sequences of `generation`; another generation's stay.
+/// Raises what is known to be acknowledged; another generation's numbers stay.
 ///
 /// # Errors
 /// As [`begin`].
-pub async fn raise(pool: &PgPool, generation: &str, sequences: &[u64]) -> Result<(), RedisError> {
+pub async fn raise(pool: &PgPool, acknowledged: &Acknowledged) -> Result<(), RedisError> {
     let work = sqlx::query(
         "update event_log_redis set sequences = (select array_agg(greatest(a, b) order by n) \
                 from unnest(sequences, $2::bigint[]) with ordinality as s(a, b, n)) \
          where generation = $1",
     )
-    .bind(generation)
-    .bind(sequences.iter().map(|&sequence| sequence as i64).collect::<Vec<_>>())
+    .bind(&acknowledged.generation)
+    .bind(acknowledged.sequences.iter().map(|&sequence| sequence as i64).collect::<Vec<_>>())
     .execute(pool);
     within(TIMEOUT, work).await.map(|_| ())
 }

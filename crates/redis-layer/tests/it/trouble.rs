@@ -144,6 +144,40 @@ async fn a_server_set_back_to_an_older_file_begins_anew() {
     assert_eq!(payloads(&whole(&instance.log, &old).await), ["{\"n\":3}"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_who_live_on_through_it_agree_on_one_new_beginning() {
+    let (mut server, database) = (LocalRedis::start(Persistence::Always), testkit::database().await);
+    let (key, kept) = (key("order.old"), tempfile::tempdir().expect("a directory"));
+    let settings = RedisSettings::new(server.url());
+    let start = || Instance::start(settings.clone(), &database);
+    let instances = [start(), start(), start()];
+    let before = append_one(&instances[0].log, &key, 1).await;
+    server.kill();
+    copy(&server.directory().join("appendonlydir"), kept.path());
+    server.restart();
+    for (number, instance) in (2..).zip(&instances) {
+        append_one(&instance.log, &key, number).await;
+    }
+    server.kill();
+    copy(kept.path(), &server.directory().join("appendonlydir"));
+    server.restart();
+    // Each has acknowledged something that is gone; the first one to look settles it for all.
+    let mut epochs = Vec::new();
+    for (number, instance) in (10..).zip(&instances) {
+        epochs.push(append_one(&instance.log, &key, number).await.epoch);
+    }
+    assert_ne!(epochs[0], before.epoch);
+    assert_eq!(epochs, vec![epochs[0].clone(); 3]);
+    // Nor is the lost past written down as the present's, which the next restart would be judged by.
+    for instance in instances {
+        instance.stop().await;
+    }
+    server.kill();
+    server.restart();
+    let after = append_one(&start().log, &key, 20).await;
+    assert_eq!((after.epoch, after.offset), (epochs[0].clone(), 4));
+}
+
 /// Replaces what is in `to` by what is in `from`.
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     let _ = std::fs::remove_dir_all(to);
