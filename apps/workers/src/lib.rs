@@ -6,7 +6,7 @@
 pub mod health;
 
 use anyhow::Result;
-use cdc::{CdcParts, CdcService, CdcSettings, CdcTarget, TargetSource};
+use cdc::{CdcParts, CdcService, CdcSettings, CdcTarget, SpillSettings, TargetSource};
 use database::{leader::PostgresLeader, tables::installation};
 use outbox::{OutboxParts, OutboxService};
 use platform::Platform;
@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// How long to wait before the platform's database is asked again.
 const RETRY: Duration = Duration::from_secs(1);
+/// After how long a log that does not answer is taken for one that takes nothing.
+const SLOW_AFTER: Duration = Duration::from_secs(3);
 /// The application that exists from the first migration on.
 const DEFAULT_APPLICATION: &str = "app_default";
 
@@ -96,6 +98,11 @@ async fn read_targets(platform: &Platform, stop: CancellationToken) {
         holder: format!("{}:{}", std::process::id(), new_id("worker")),
         events_kept: platform.config.cdc.events_kept,
         report_every: platform.config.cdc.heartbeat,
+        spill: SpillSettings {
+            limit_bytes: platform.config.cdc.spill_bytes,
+            // Without Redis the log is in the database to which would be spilled.
+            slow_after: platform.config.redis.is_some().then_some(SLOW_AFTER),
+        },
     };
     let targets = targets(platform);
     // It ends with the platform's tasks, after the service has given its leases back.

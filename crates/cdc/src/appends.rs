@@ -1,12 +1,15 @@
 //! Events on their way into the log, and how far the target may forget.
 //!
-//! One append is under way at a time; what is read meanwhile becomes the next one, so that batches grow with the
+//! Batches go into the log or, where it takes none, into the spill. One append is under way at a time; what is read meanwhile becomes the next one, so that batches grow with the
 //! load and nothing waits when there is none. More than one under way would be unsafe: were the first to fail and
 //! the second to succeed, the first's repeat would look like something that the log already has.
 
+use crate::spill::{Spill, SpillError};
 use event_log::LogError;
-use event_router::{EventRouter, RouteReport, Routed};
+use event_router::{EventRouter, Routed};
 use futures::future::BoxFuture;
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 /// Events of one append.
 pub(crate) const BATCH_EVENTS: usize = 2_000;
@@ -20,11 +23,23 @@ pub(crate) struct Acknowledged {
     pub events: usize,
     /// When the newest of them was committed, Unix milliseconds.
     pub commit_ms: i64,
+    /// Whether they are in the spill and not in the log.
+    pub spilled: bool,
+}
+
+/// Why an append failed.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// The log does not take it.
+    Log(LogError),
+    /// It could not be spilled.
+    Spill(SpillError),
 }
 
 struct InFlight {
-    future: BoxFuture<'static, Result<Vec<RouteReport>, LogError>>,
+    future: BoxFuture<'static, Result<(), Refusal>>,
     covers: u64,
+    begun: Instant,
     acknowledged: Acknowledged,
     oldest_ms: i64,
 }
@@ -32,6 +47,8 @@ struct InFlight {
 /// The events between the stream and the log.
 pub(crate) struct Appends {
     router: EventRouter,
+    /// Where batches go instead of the log.
+    spill: Option<Arc<Spill>>,
     waiting: Vec<Routed>,
     /// How many of `waiting` belong to transactions that have been read to their end.
     complete: usize,
@@ -47,10 +64,11 @@ pub(crate) struct Appends {
 }
 
 impl Appends {
-    /// Nothing on its way yet.
-    pub fn new(router: EventRouter) -> Self {
+    /// Nothing on its way yet; batches go into the spill where there is one.
+    pub fn new(router: EventRouter, spill: Option<Arc<Spill>>) -> Self {
         Self {
             router,
+            spill,
             waiting: Vec::new(),
             complete: 0,
             bytes: 0,
@@ -111,6 +129,16 @@ impl Appends {
         self.in_flight.is_some()
     }
 
+    /// How long the append under way has been so.
+    pub fn in_flight_for(&self) -> Option<Duration> {
+        self.in_flight.as_ref().map(|in_flight| in_flight.begun.elapsed())
+    }
+
+    /// From here on batches go into the log: nothing is in the spill any more.
+    pub fn straighten(&mut self) {
+        self.spill = None;
+    }
+
     /// Whether nothing is on its way.
     pub fn is_quiet(&self) -> bool {
         self.in_flight.is_none() && self.waiting.is_empty()
@@ -128,14 +156,15 @@ impl Appends {
     }
 
     /// Starts the next append where none is under way: whole transactions, or a part of one that is too large.
-    pub fn start(&mut self) {
+    /// Answers whether it did.
+    pub fn start(&mut self) -> bool {
         if self.in_flight.is_some() {
-            return;
+            return false;
         }
         let count = if self.complete > 0 {
             self.complete
         } else if self.has_room() {
-            return;
+            return false;
         } else {
             self.waiting.len()
         };
@@ -144,22 +173,38 @@ impl Appends {
         self.complete = 0;
         self.bytes =
             self.waiting.iter().map(|e| e.draft.payload.as_str().len() + e.draft.extra_metadata.len()).sum();
-        let acknowledged = Acknowledged { events: batch.len(), commit_ms: self.commit_ms };
-        let future = self.router.route(batch);
+        let (events, commit_ms, spilled) = (batch.len(), self.commit_ms, self.spill.is_some());
+        let acknowledged = Acknowledged { events, commit_ms, spilled };
+        let future = self.send(batch);
         let oldest_ms = std::mem::replace(&mut self.oldest_ms, self.commit_ms);
-        self.in_flight = Some(InFlight { future, covers: self.finished, acknowledged, oldest_ms });
+        let (covers, begun) = (self.finished, Instant::now());
+        self.in_flight = Some(InFlight { future, covers, begun, acknowledged, oldest_ms });
+        true
+    }
+
+    fn send(&self, batch: Vec<Routed>) -> BoxFuture<'static, Result<(), Refusal>> {
+        match &self.spill {
+            Some(spill) => {
+                let pushed = spill.push(batch);
+                Box::pin(async move { pushed.await.map_err(Refusal::Spill) })
+            }
+            None => {
+                let routed = self.router.route(batch);
+                Box::pin(async move { routed.await.map(drop).map_err(Refusal::Log) })
+            }
+        }
     }
 
     /// Waits for the append under way; for ever where there is none. Dropping it leaves the append under way.
     ///
     /// # Errors
-    /// The log's; nothing that was on its way may be confirmed then.
-    pub async fn settled(&mut self) -> Result<Acknowledged, LogError> {
+    /// The log's or the spill's; nothing that was on its way may be confirmed then.
+    pub async fn settled(&mut self) -> Result<Acknowledged, Refusal> {
         let Some(in_flight) = &mut self.in_flight else { return std::future::pending().await };
-        let reports = (&mut in_flight.future).await;
+        let settled = (&mut in_flight.future).await;
         let (covers, acknowledged) = (in_flight.covers, in_flight.acknowledged);
         self.in_flight = None;
-        reports?;
+        settled?;
         self.confirmed = self.confirmed.max(covers);
         self.settle_quiet();
         Ok(acknowledged)

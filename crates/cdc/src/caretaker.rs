@@ -4,7 +4,7 @@
 //! within [`LOOK`] and hands the reader a new plan.
 
 use crate::{
-    farewell::{scope_text, sealing_context},
+    farewell::{forget, scope_text, sealing_context},
     lead::Group,
     plan::Plan,
     service::Origin,
@@ -55,6 +55,8 @@ const HEARTBEAT_LAG: u64 = 16 << 20;
 pub(crate) struct Prepared {
     /// When the slot was made, as it was noted.
     pub creation: String,
+    /// Whether the subscribers of the topics are still to be told of what was lost with an earlier slot.
+    pub gap_untold: bool,
 }
 
 /// What is looked after.
@@ -121,10 +123,10 @@ impl Caretaker {
         let aligned = self.align(active).await?;
         // Making a slot can take as long as the longest open transaction.
         self.status.set_mappings(aligned.statuses(Slot::Wanted));
-        let creation = self.slot().await?;
+        let prepared = self.slot().await?;
         self.seen = Some(version);
         self.announce(aligned);
-        Ok(Some(Prepared { creation }))
+        Ok(Some(prepared))
     }
 
     /// Looks after the target while it is read; ends when no mapping is active any more.
@@ -262,8 +264,25 @@ impl Caretaker {
         self.status.set_mappings(statuses);
     }
 
-    /// Finds or makes the slot; answers when it was made.
-    async fn slot(&mut self) -> Result<String, Trouble> {
+    /// Whether any mapping is active.
+    ///
+    /// # Errors
+    /// Where the platform's database does not say.
+    pub async fn has_mappings(&self) -> Result<bool, Trouble> {
+        Ok(!self.active().await?.1.is_empty())
+    }
+
+    /// Notes that subscribers were told of the gap.
+    ///
+    /// # Errors
+    /// Where the platform's database does not take it: then they are told again.
+    pub async fn note_told(&self) -> Result<(), Trouble> {
+        let (system, name) = (&self.charge.identity.system, &self.charge.names.slot);
+        cdc_slots::note_told(&self.pool, system, name).await.map_err(Trouble::platform)
+    }
+
+    /// Finds or makes the slot.
+    async fn slot(&mut self) -> Result<Prepared, Trouble> {
         let (name, system) = (self.charge.names.slot.clone(), self.charge.identity.system.clone());
         let noted = cdc_slots::note(&self.pool, &system, &name).await.map_err(Trouble::platform)?;
         self.register().await?;
@@ -288,15 +307,17 @@ impl Caretaker {
         });
         if found.is_some() && lost.is_none() {
             target::limited(slot::release(control, &name)).await?;
-            return match noted.creation {
+            let creation = match noted.creation {
                 Some(creation) => {
                     noted.gap.into_iter().for_each(|gap| self.status.set_gap(gap));
-                    Ok(creation)
+                    creation
                 }
                 // Made by one that died before it could say so.
-                None => self.note(&confirmed.unwrap_or_default(), noted.gap).await,
+                None => self.note(&confirmed.unwrap_or_default(), noted.gap).await?,
             };
+            return Ok(Prepared { creation, gap_untold: noted.gap_untold });
         }
+        let gap_untold = noted.gap_untold || lost.is_some();
         if let Some(gap) = &lost {
             cdc_slots::note_loss(&self.pool, &system, &name, gap).await.map_err(Trouble::platform)?;
         }
@@ -309,7 +330,7 @@ impl Caretaker {
         self.control = None;
         let creation = self.note(&lsn, lost.or(noted.gap)).await?;
         self.remake = None;
-        Ok(creation)
+        Ok(Prepared { creation, gap_untold })
     }
 
     /// Notes how the target is reached and by whom it is named, before its slot is made.
@@ -365,8 +386,7 @@ impl Caretaker {
             target::limited(publication::drop(control, &names.publication)).await?;
         }
         self.control = None;
-        let system = &self.charge.identity.system;
-        cdc_slots::forget(&self.pool, system, &names.slot).await.map_err(Trouble::platform)
+        forget(&self.pool, &self.charge.identity.system, &names.slot).await
     }
 
     /// Notes that the slot must be made anew, where `trouble` says so.

@@ -6,7 +6,13 @@ use crate::{
     target::{self, TargetUrl, publication, slot},
     trouble::Trouble,
 };
-use database::tables::cdc_slots::{self, RegisteredSlot};
+use database::{
+    Pool,
+    tables::{
+        cdc_slots::{self, RegisteredSlot},
+        cdc_spill::{self, SpillKey},
+    },
+};
 use shared_types::Scope;
 use std::time::Duration;
 
@@ -21,6 +27,19 @@ pub(crate) fn scope_text(scope: &Scope) -> String {
 /// What the URL of a registered slot is sealed for.
 pub(crate) fn sealing_context(system: &str, slot: &str) -> String {
     format!("cdc_slots/{system}/{slot}/url")
+}
+
+/// Forgets a slot that was dropped, with what was spilled of it.
+///
+/// # Errors
+/// Those of the platform's database.
+pub(crate) async fn forget(pool: &Pool, system: &str, slot: &str) -> Result<(), Trouble> {
+    let key = SpillKey { system_identifier: system.to_owned(), slot: slot.to_owned() };
+    let lost = cdc_spill::forget(pool, &key).await.map_err(Trouble::platform)?;
+    if lost > 0 {
+        tracing::warn!(cdc.slot = slot, events = lost, "spilled events go with the target that nobody names");
+    }
+    cdc_slots::forget(pool, system, slot).await.map_err(Trouble::platform)
 }
 
 /// A slot to be given up.
@@ -66,6 +85,6 @@ impl Farewell {
                 target::limited(publication::drop(&mut connection, &self.slot.publication)).await?;
             }
         }
-        cdc_slots::forget(&self.parts.pool, system, name).await.map_err(Trouble::platform)
+        forget(&self.parts.pool, system, name).await
     }
 }

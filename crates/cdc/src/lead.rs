@@ -144,6 +144,8 @@ impl Lead {
             names: self.names.clone(),
             term,
             recorder,
+            spilling: self.settings.spill.clone(),
+            is_refused: false,
             opening: None,
         }
     }

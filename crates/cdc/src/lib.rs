@@ -18,7 +18,9 @@ mod reader;
 mod recorder;
 pub mod row;
 mod service;
+mod session;
 mod snapshots;
+mod spill;
 mod status;
 mod stream;
 mod supervisor;
@@ -27,7 +29,8 @@ mod trouble;
 pub mod values;
 
 pub use service::{
-    CdcParts, CdcService, CdcSettings, CdcTarget, Origin, TargetSource, application_targets, default_manage,
+    CdcParts, CdcService, CdcSettings, CdcTarget, Origin, SpillSettings, TargetSource, application_targets,
+    default_manage,
 };
 pub use target::{Names, TargetUrl, publication::Manage};
 pub use trouble::Trouble;

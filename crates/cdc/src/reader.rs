@@ -1,31 +1,26 @@
-//! One leader's reading of one target: prepare, stream, append, confirm, and again after a failure.
+//! One leader's reading of one target: prepare, stream, and again after a failure.
 
 use crate::{
-    appends::Appends,
+    appends::Refusal,
     backfill::Backfill,
-    caretaker::{Caretaker, Prepared},
-    pgoutput::{Malformed, Message},
-    plan::{Place, Plan, Relations, Tally, Witness},
-    recorder::{Recorder, RecorderSource},
-    snapshots::{Snapshots, ToStream},
+    caretaker::Caretaker,
+    pgoutput::Malformed,
+    recorder::RecorderSource,
+    service::SpillSettings,
+    session::Session,
+    snapshots::ToStream,
+    spill::{Drained, Spill, SpillError},
     status::Status,
-    stream::{Frame, Opening, ReplicationStream},
-    target::{self, Names, TargetUrl},
+    stream::Opening,
+    target::Names,
     trouble::{OTHER_CLUSTER, Trouble},
 };
-use bytes::Bytes;
-use database::tables::cdc::ReaderState;
-use event_log::LogError;
-use event_router::{EventRouter, now_ms};
+use database::tables::{cdc::ReaderState, cdc_spill::SpillKey};
+use event_log::{LogError, TopicKey};
+use event_router::EventRouter;
 use metrics::Metrics;
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
-use tokio::{
-    sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval},
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// The first pause after a failure; twice that each time.
@@ -34,16 +29,10 @@ const BACKOFF: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// How long a stream must have run for the next failure to count as a first one.
 const HEALTHY: Duration = Duration::from_secs(10);
-/// How often a moved position is confirmed.
-const CONFIRM: Duration = Duration::from_millis(250);
-/// How often the server is told that this side lives, whatever happens.
-const ALIVE: Duration = Duration::from_secs(2);
 /// How long a stream that is being opened may take to let go of its slot when stopping.
 const LET_GO: Duration = Duration::from_secs(2);
 /// What a backfill may say before the stream listens: a chunk's beginning and its rows.
 const TO_STREAM: usize = 4;
-/// Frames between two looks at everything else.
-const DRAIN: usize = 512;
 
 /// Why a leader's reading ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,9 +46,14 @@ pub(crate) enum Ended {
 }
 
 /// Why a stream ended.
-enum Failure {
+pub(crate) enum Failure {
+    /// It passes, or somebody has to do something.
     Trouble(Trouble),
+    /// The log takes no events now: what is read next is spilled.
+    Refused(Trouble),
+    /// Another leader has appended in a later term.
     Fenced,
+    /// The URL now leads to another cluster.
     OtherCluster,
 }
 
@@ -75,12 +69,22 @@ impl From<Malformed> for Failure {
     }
 }
 
-impl From<LogError> for Failure {
-    fn from(error: LogError) -> Self {
-        match error {
-            LogError::Fenced { .. } => Self::Fenced,
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Log(LogError::Fenced { .. }) => Self::Fenced,
             // What was on its way is read again from the last confirmed position, under the same identities.
-            error => Self::Trouble(Trouble::platform(error)),
+            Refusal::Log(error) => Self::Refused(Trouble::platform(error)),
+            Refusal::Spill(error) => error.into(),
+        }
+    }
+}
+
+impl From<SpillError> for Failure {
+    fn from(error: SpillError) -> Self {
+        match error {
+            SpillError::Overtaken => Self::Fenced,
+            SpillError::Trouble(trouble) => Self::Trouble(trouble),
         }
     }
 }
@@ -95,6 +99,10 @@ pub(crate) struct Reader {
     pub term: u64,
     /// Writes down what becomes of each change.
     pub recorder: RecorderSource,
+    /// When events are spilled, and how many.
+    pub spilling: SpillSettings,
+    /// Whether the log has refused what was to be appended last.
+    pub is_refused: bool,
     /// The stream that is being opened.
     pub opening: Option<Opening>,
 }
@@ -129,6 +137,10 @@ impl Reader {
                 Failure::Fenced => return Ended::Fenced,
                 Failure::OtherCluster => return Ended::OtherCluster,
                 Failure::Trouble(trouble) => trouble,
+                Failure::Refused(trouble) => {
+                    self.is_refused = true;
+                    trouble
+                }
             };
             self.metrics.cdc_interruptions.inc();
             self.caretaker.consider(&trouble);
@@ -145,6 +157,11 @@ impl Reader {
 
     /// One stream, from its preparation to its end; `Ok` where no mapping was active and now one may be.
     async fn attempt(&mut self) -> Result<(), Failure> {
+        let spill = self.take_over().await?;
+        if spill.size().events > 0 && !self.caretaker.has_mappings().await? {
+            // It goes with the slot, which is given up next.
+            self.empty(&spill).await?;
+        }
         let Some(prepared) = self.caretaker.prepare().await? else {
             let idle = Trouble::new(
                 "NO_MAPPINGS",
@@ -155,6 +172,10 @@ impl Reader {
             self.caretaker.changed().await;
             return Ok(());
         };
+        if prepared.gap_untold {
+            self.empty(&spill).await?;
+            self.tell_gap().await?;
+        }
         let opening = self.opening.insert(Opening::begin(&self.caretaker.charge.group.url, &self.names));
         let stream = opening.stream().await;
         self.opening = None;
@@ -165,7 +186,8 @@ impl Reader {
         let plan = self.caretaker.plan.subscribe();
         let (to_stream, inbox) = mpsc::channel(TO_STREAM);
         let backfill = self.backfill(to_stream);
-        let mut session = Session::new(self, stream, &prepared, plan, inbox);
+        let mut session = Session::new(self, stream, &prepared, plan, inbox, spill);
+        self.is_refused = false;
         self.status.set(ReaderState::Streaming, None);
         tracing::info!(cdc.slot = %self.names.slot, cdc.term = self.term, "reading row changes");
         tokio::select! {
@@ -173,6 +195,38 @@ impl Reader {
             () = self.caretaker.tend() => Ok(()),
             never = backfill.run() => match never {},
         }
+    }
+
+    async fn take_over(&self) -> Result<Arc<Spill>, Failure> {
+        let (pool, system) = (&self.caretaker.pool, self.caretaker.charge.identity.system.clone());
+        let key = SpillKey { system_identifier: system, slot: self.names.slot.clone() };
+        Ok(Spill::take_over(pool, key, self.term, self.spilling.limit_bytes, &self.metrics).await?)
+    }
+
+    /// Sends everything that is spilled.
+    async fn empty(&self, spill: &Spill) -> Result<(), Failure> {
+        loop {
+            match spill.send(&self.router).await? {
+                Drained::Empty => return Ok(()),
+                Drained::Sent(events) => self.status.sent(&self.metrics, events),
+                Drained::Refused(error) => return Err(Failure::Trouble(Trouble::platform(error))),
+            }
+        }
+    }
+
+    /// Tells the subscribers of the topics that are read of a gap: what was lost would have stood between what the
+    /// topics hold and what comes next, which therefore begins a new epoch.
+    async fn tell_gap(&self) -> Result<(), Failure> {
+        let plan = self.caretaker.plan.borrow().clone();
+        let topics: BTreeSet<TopicKey> = plan
+            .mappings
+            .iter()
+            .map(|mapping| TopicKey::new(&mapping.scope, &mapping.definition.topic))
+            .collect();
+        tracing::warn!(cdc.slot = %self.names.slot, topics = topics.len(), "topics begin anew after a gap");
+        let begun = self.router.log().begin_epochs(topics.into_iter().collect()).await;
+        begun.map_err(|error| Failure::Trouble(Trouble::platform(error)))?;
+        Ok(self.caretaker.note_told().await?)
     }
 
     fn backfill(&self, stream: mpsc::Sender<ToStream>) -> Backfill {
@@ -191,213 +245,4 @@ impl Reader {
 fn backoff(failures: u32) -> Duration {
     let full = BACKOFF.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(BACKOFF_MAX);
     full.mul_f64(rand::random_range(0.75..1.25))
-}
-
-/// One run of the stream.
-struct Session {
-    stream: ReplicationStream,
-    appends: Appends,
-    relations: Relations,
-    plan: watch::Receiver<Arc<Plan>>,
-    status: Arc<Status>,
-    metrics: Arc<Metrics>,
-    url: TargetUrl,
-    source: Arc<str>,
-    term: u64,
-    /// The open transaction: its commit's place and time, and the number of its next change.
-    lsn: u64,
-    commit_ms: i64,
-    ordinal: u64,
-    rows: u64,
-    tally: Tally,
-    recorder: Recorder,
-    snapshots: Snapshots,
-    told: u64,
-    told_at: Instant,
-}
-
-impl Session {
-    fn new(
-        reader: &Reader,
-        stream: ReplicationStream,
-        prepared: &Prepared,
-        plan: watch::Receiver<Arc<Plan>>,
-        inbox: mpsc::Receiver<ToStream>,
-    ) -> Self {
-        let source = format!("{}:{}:{}", stream.system, stream.timeline, prepared.creation);
-        let current = plan.borrow().clone();
-        Self {
-            stream,
-            appends: Appends::new(reader.router.clone()),
-            relations: Relations::new(current, &reader.names.slot),
-            plan,
-            status: reader.status.clone(),
-            metrics: reader.metrics.clone(),
-            url: reader.caretaker.charge.group.url.clone(),
-            source: source.into(),
-            term: reader.term,
-            lsn: 0,
-            commit_ms: 0,
-            ordinal: 0,
-            rows: 0,
-            tally: Tally::default(),
-            recorder: reader.recorder.recorder(),
-            snapshots: Snapshots::new(inbox),
-            told: 0,
-            told_at: Instant::now(),
-        }
-    }
-
-    /// Reads until something fails.
-    async fn run(&mut self) -> Result<(), Failure> {
-        let mut tick = interval(CONFIRM);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            self.appends.start();
-            self.publish_progress();
-            tokio::select! {
-                biased;
-                acknowledged = self.appends.settled(), if self.appends.is_in_flight() => {
-                    let acknowledged = acknowledged?;
-                    self.metrics.cdc_events.inc_by(acknowledged.events as u64);
-                    self.status.events.fetch_add(acknowledged.events as u64, Ordering::Relaxed);
-                    self.status.lag_ms.store((now_ms() - acknowledged.commit_ms).max(0), Ordering::Relaxed);
-                }
-                _ = tick.tick() => self.tell().await?,
-                frame = self.stream.next(), if self.appends.has_room() => {
-                    self.take(frame?).await?;
-                    self.drain().await?;
-                }
-            }
-        }
-    }
-
-    /// Takes what has arrived already.
-    async fn drain(&mut self) -> Result<(), Failure> {
-        for _ in 0..DRAIN {
-            if !self.appends.has_room() {
-                return Ok(());
-            }
-            match self.stream.next_now() {
-                Some(frame) => self.take(frame?).await?,
-                None => return Ok(()),
-            }
-        }
-        Ok(())
-    }
-
-    async fn take(&mut self, frame: Frame) -> Result<(), Failure> {
-        match frame {
-            Frame::Message { bytes, wal_end } => {
-                self.status.wal_end.fetch_max(wal_end, Ordering::Relaxed);
-                self.message(bytes)?;
-                if self.relations.has_news() {
-                    self.learn_types().await?;
-                }
-            }
-            Frame::Keepalive { wal_end, reply } => {
-                self.status.wal_end.fetch_max(wal_end, Ordering::Relaxed);
-                self.appends.reached(wal_end);
-                if reply {
-                    self.stream.confirm(self.appends.confirmed()).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn message(&mut self, bytes: Bytes) -> Result<(), Failure> {
-        let message = Message::parse(&bytes)?;
-        match message {
-            Message::Begin { commit_lsn, commit_ms, xid } => {
-                self.adopt_plan()?;
-                self.snapshots.begin(xid);
-                (self.lsn, self.commit_ms, self.ordinal) = (commit_lsn, commit_ms, 0);
-                self.appends.begin(commit_ms);
-            }
-            Message::Commit { end_lsn } => self.appends.commit(end_lsn),
-            Message::Relation(_) => {
-                let fits = self.relations.describe(bytes.clone())?;
-                self.status.set_fits(fits);
-            }
-            Message::Insert { .. } | Message::Update { .. } | Message::Delete { .. } => self.row(&message),
-            Message::Logical { prefix, content } => {
-                let (lsn, now, term) = (self.lsn, now_ms(), self.term);
-                for event in self.snapshots.message(prefix, content, lsn, now, term) {
-                    self.appends.push(event);
-                }
-            }
-            Message::Other => {}
-        }
-        Ok(())
-    }
-
-    fn row(&mut self, message: &Message<'_>) {
-        let place = Place {
-            source: &self.source,
-            term: self.term,
-            lsn: self.lsn,
-            commit_ms: self.commit_ms,
-            ordinal: self.ordinal,
-        };
-        if self.snapshots.watches()
-            && let Some(relation) = self.relations.of(message)
-        {
-            self.snapshots.row(relation, message);
-        }
-        let mut witness = Witness { tally: &mut self.tally, recorder: &mut self.recorder };
-        self.relations.evaluate(message, &place, &mut witness, |event| self.appends.push(event));
-        self.ordinal += 1;
-        self.rows += 1;
-    }
-
-    /// Asks for the database's own types: one has come since they were asked for, and the next row may hold it.
-    async fn learn_types(&mut self) -> Result<(), Failure> {
-        let url = self.url.clone();
-        let asked = async { target::own_types(&mut target::connect(&url).await?).await };
-        let fits = self.relations.learn(target::limited(asked).await?)?;
-        self.status.set_fits(fits);
-        Ok(())
-    }
-
-    /// Takes up a new plan, between transactions.
-    fn adopt_plan(&mut self) -> Result<(), Failure> {
-        if self.plan.has_changed().unwrap_or(false) {
-            let plan = self.plan.borrow_and_update().clone();
-            let fits = self.relations.adopt(plan)?;
-            self.status.set_fits(fits);
-        }
-        Ok(())
-    }
-
-    fn publish_progress(&mut self) {
-        if self.rows > 0 {
-            self.status.rows.fetch_add(self.rows, Ordering::Relaxed);
-            self.metrics.cdc_rows.inc_by(self.rows);
-            self.rows = 0;
-            let tally = std::mem::take(&mut self.tally);
-            self.metrics.cdc_filtered.inc_by(tally.filtered);
-            self.metrics.cdc_failed.inc_by(tally.failed);
-        }
-        self.status.confirmed.store(self.appends.confirmed(), Ordering::Relaxed);
-        if let Some(oldest) = self.appends.oldest_ms() {
-            // What waits is late already, though nobody knows how late it will be.
-            self.status.lag_ms.fetch_max(now_ms() - oldest, Ordering::Relaxed);
-        }
-        self.recorder.confirmed(self.appends.confirmed());
-        self.snapshots.confirmed(self.appends.confirmed());
-        if self.appends.is_quiet() {
-            self.status.lag_ms.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// Confirms where that moved, and shows that this side lives.
-    async fn tell(&mut self) -> Result<(), Failure> {
-        let confirmed = self.appends.confirmed();
-        if confirmed > self.told || self.told_at.elapsed() >= ALIVE {
-            self.stream.confirm(confirmed).await?;
-            (self.told, self.told_at) = (confirmed, Instant::now());
-        }
-        Ok(())
-    }
 }

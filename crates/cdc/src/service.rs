@@ -98,6 +98,18 @@ pub struct CdcSettings {
     pub events_kept: Option<Duration>,
     /// How often a reader reports its state, and sees whether an idle target needs a sign of life.
     pub report_every: Duration,
+    /// When events are kept aside, and how many.
+    pub spill: SpillSettings,
+}
+
+/// When events are kept in the platform's database instead of the log, and how many.
+#[derive(Clone, Debug)]
+pub struct SpillSettings {
+    /// Bytes for each target; past it the target's log is kept. 0: nothing is spilled.
+    pub limit_bytes: u64,
+    /// After how long an append counts as too slow. `None` where the log is in the platform's database, which would be
+    /// just as slow to spill to.
+    pub slow_after: Option<Duration>,
 }
 
 /// What the service works with.

@@ -3,13 +3,18 @@
 use crate::{
     plan::Fit,
     preflight::RETAINED_WARNING,
+    spill::Spill,
     target::{Names, inspect::Retained},
     trouble::Trouble,
 };
 use database::{
     Pool,
-    tables::cdc::{Gap, MappingState, MappingStatus, ReaderState, ReaderStatus, StatusWriter, write_status},
+    tables::{
+        cdc::{Gap, MappingState, MappingStatus, ReaderState, ReaderStatus, StatusWriter, write_status},
+        cdc_spill::SpillSize,
+    },
 };
+use event_router::now_ms;
 use metrics::Metrics;
 use parking_lot::Mutex;
 use shared_types::{MappingId, Scope};
@@ -42,6 +47,7 @@ struct Shown {
     misfits: BTreeMap<(Scope, MappingId), String>,
     gap: Option<Gap>,
     retained: Option<Retained>,
+    spilled: Option<Spilled>,
 }
 
 /// What the tasks of one reader know of it.
@@ -138,6 +144,26 @@ impl Status {
         self.shown.lock().retained
     }
 
+    /// So many events are in the log.
+    pub fn sent(&self, metrics: &Metrics, events: usize) {
+        metrics.cdc_events.inc_by(events as u64);
+        self.events.fetch_add(events as u64, Ordering::Relaxed);
+    }
+
+    /// What is spilled; `None` where nothing is.
+    pub fn set_spilled(&self, spilled: Option<Spilled>) {
+        let mut shown = self.shown.lock();
+        if shown.spilled.is_some() != spilled.is_some() {
+            self.changed.notify_one();
+        }
+        shown.spilled = spilled;
+    }
+
+    /// See [`Status::set_spilled`].
+    pub fn spilled(&self) -> Option<Spilled> {
+        self.shown.lock().spilled
+    }
+
     /// Changes were lost.
     pub fn set_gap(&self, gap: Gap) {
         self.shown.lock().gap = Some(gap);
@@ -156,7 +182,7 @@ impl Status {
         let confirmed = self.confirmed.load(Ordering::Relaxed);
         let streams = shown.state == ReaderState::Streaming;
         let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        let trouble = shown.trouble.clone().or_else(|| shown.danger());
+        let trouble = shown.trouble.clone().or_else(|| shown.danger()).or_else(|| shown.spilled?.trouble());
         ReaderStatus {
             state: shown.state,
             code: trouble.as_ref().map(|t| t.code.to_owned()),
@@ -167,6 +193,8 @@ impl Status {
             lag_bytes: (confirmed > 0).then(|| signed(self.lag_bytes())),
             retained_bytes: shown.retained.map(|retained| retained.retained_bytes),
             retained_share: shown.retained.and_then(|retained| retained.share()),
+            spilled_events: shown.spilled.map_or(0, |spilled| spilled.size.events),
+            spilled_bytes: shown.spilled.map_or(0, |spilled| spilled.size.bytes),
             lag_seconds: streams.then(|| self.lag_ms.load(Ordering::Relaxed) as f64 / 1000.0),
             last_lsn: (confirmed > 0).then(|| lsn_text(confirmed)),
             rows_per_second: rate,
@@ -182,6 +210,42 @@ impl Status {
             leader: Some(holder.to_owned()),
             updated_at: 0,
         }
+    }
+}
+
+/// What waits in the platform's database, because the log does not take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spilled {
+    size: SpillSize,
+    is_full: bool,
+    /// When the oldest was committed, Unix milliseconds.
+    oldest_ms: Option<i64>,
+}
+
+impl Spilled {
+    /// Of `spill`.
+    pub fn of(spill: &Spill) -> Self {
+        Self { size: spill.size(), is_full: spill.is_full(), oldest_ms: spill.oldest_ms() }
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        let SpillSize { events, bytes } = self.size;
+        let mib = bytes / (1 << 20);
+        if events == 0 {
+            return None;
+        }
+        let what =
+            format!("the event log takes no events; {events} wait in the platform's database ({mib} MiB)");
+        Some(if self.is_full {
+            let what = format!("{what}, which is the limit: from here on the target keeps its log");
+            Trouble::new("SPILL_FULL", what, "mend the event log (see /ready), or raise CDC_SPILL_BYTES")
+        } else {
+            Trouble::new(
+                "SPILLING",
+                what,
+                "mend the event log (see /ready); they are sent in order by themselves",
+            )
+        })
     }
 }
 
@@ -263,6 +327,11 @@ impl StatusTask {
             let bytes = u64::try_from(retained.retained_bytes).unwrap_or(0);
             self.metrics.set_cdc_retained(&self.names.slot, retained.share().unwrap_or(0.0), bytes);
         }
+        let spilled = self.status.spilled();
+        let waits =
+            spilled.and_then(|spilled| spilled.oldest_ms).map_or(0, |oldest| (now_ms() - oldest).max(0));
+        let bytes = spilled.map_or(0, |spilled| spilled.size.bytes.unsigned_abs());
+        self.metrics.set_cdc_spilled(&self.names.slot, waits as f64 / 1000.0, bytes);
         for scope in &self.scopes {
             let status = self.status.of_scope(scope, &self.names, &self.holder, rate);
             if let Err(error) = write_status(&self.pool, scope, StatusWriter::Leader, &status).await {

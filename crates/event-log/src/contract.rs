@@ -29,6 +29,7 @@ macro_rules! contract_tests {
             a_batch_is_all_or_nothing,
             publishers_ids_are_recognized,
             positions_are_recognized_and_fenced,
+            a_new_epoch_is_begun_and_said,
             history_pages,
             watching_misses_nothing,
             scopes_are_apart,
@@ -204,6 +205,50 @@ pub async fn positions_are_recognized_and_fenced(first: Log, second: Log) {
     let fenced = first.append(vec![entry(&key, "e", 5, at(1, 12, 0, "map_1"))]).await;
     assert!(matches!(fenced, Err(LogError::Fenced { .. })), "{fenced:?}");
     assert_eq!(whole(&first, &key).await.len(), 4);
+}
+
+/// Topics that get a new epoch begin at 0, whoever appends; live readers are told though nothing is appended, positions
+/// of before reach nothing, and what was appended from a source is still recognized.
+pub async fn a_new_epoch_is_begun_and_said(first: Log, second: Log) {
+    let (lost, other) = (key("app_a", "order.updated"), key("app_a", "order.created"));
+    let positioned = |number| {
+        let at = SourcePosition { lsn: number, ordinal: 0, mapping: MappingId::from_stored("map_1") };
+        entry(&lost, "x", number, Identity::Positioned { source: "cdc:1".into(), term: 1, at })
+    };
+    append(&first, vec![positioned(1), unique(&other, 1)]).await;
+    append(&second, vec![positioned(2), unique(&lost, 2)]).await;
+    let mut readers = [first.live(), second.live()];
+    let mut before = Vec::new();
+    for reader in &readers {
+        before = reader.watch.watch(vec![lost.clone(), other.clone()]).await.expect("watched");
+    }
+    let begun = first.begin_epochs(vec![lost.clone()]).await.expect("begun").remove(0);
+    assert!(begun.offset == 0 && begun.epoch != before[0].epoch, "{begun:?} after {before:?}");
+    for reader in &mut readers {
+        let told = tokio::time::timeout(PATIENCE, reader.renewed.recv()).await.expect("told in time");
+        assert_eq!(told, Some(lost.clone()));
+    }
+    for log in [&first, &second] {
+        assert_eq!(log.head(&lost).await.expect("head"), begun);
+        assert_eq!(log.head(&other).await.expect("head"), before[1]);
+        let page = log.history(&lost, after(before[0].clone(), 10, 1 << 20)).await.expect("page");
+        assert_eq!((page.reach, page.events.len(), page.head), (Reach::OtherEpoch, 0, begun.clone()));
+    }
+    // Both had appended in the epoch before, and one of them was not asked for the new one.
+    for (number, log) in [(1, &second), (2, &first)] {
+        let outcomes = append(log, vec![positioned(2), unique(&lost, number)]).await;
+        let expected = Outcome::Appended(Position::new(begun.epoch.clone(), number));
+        assert_eq!(outcomes, [Outcome::Repeated(None), expected]);
+    }
+    for reader in &mut readers {
+        let mut seen = Vec::new();
+        while seen.len() < 2 {
+            // What came before may come too.
+            let events = collect(&mut reader.events, 1).await;
+            seen.extend(events.into_iter().filter(|event| event.position.epoch == begun.epoch));
+        }
+        assert_eq!(offsets(&seen), [1, 2]);
+    }
 }
 
 /// Pages are bounded, connect, and say when they do not.

@@ -19,5 +19,5 @@ pub use error::LogError;
 pub use message::Message;
 pub use port::{
     Condition, EventLog, HistoryPage, HistoryQuery, LiveReader, LiveWatch, PageLimit, Reach, SideEffect,
-    SideEffectReader, Start, WAITING_MESSAGES,
+    SideEffectReader, Start, WAITING_MESSAGES, WAITING_RENEWED,
 };

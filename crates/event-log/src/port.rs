@@ -70,7 +70,13 @@ pub struct LiveReader {
     pub events: mpsc::Receiver<Vec<Arc<StoredEvent>>>,
     /// What is announced under their keys. Those that find no room are dropped and counted.
     pub messages: mpsc::Receiver<Message>,
+    /// Topics that are followed and stand in another epoch than before, though no event of it may have come: whoever
+    /// holds a position of them asks the history. Said again where it is not known whether it was heard.
+    pub renewed: mpsc::Receiver<TopicKey>,
 }
+
+/// How many renewed topics may wait for whoever reads them; what finds no room is said later.
+pub const WAITING_RENEWED: usize = 4_096;
 
 /// How many messages may wait for whoever reads them.
 pub const WAITING_MESSAGES: usize = 16_384;
@@ -136,6 +142,14 @@ pub trait EventLog: Send + Sync {
 
     /// The topic's head. A topic without any event gets an epoch and stands at offset 0.
     fn head(&self, key: &TopicKey) -> BoxFuture<'static, Result<Position, LogError>>;
+
+    /// Gives `keys` a new epoch each, at offset 0, and answers their heads: something is missing between what they hold
+    /// and what will be appended, so that nobody may go on from a position of before. What they held is no longer
+    /// history. Live readers of all processes are told.
+    ///
+    /// # Errors
+    /// `Unavailable` where it is not known for how many it was done; it may be repeated.
+    fn begin_epochs(&self, keys: Vec<TopicKey>) -> BoxFuture<'static, Result<Vec<Position>, LogError>>;
 
     /// Begins a live reader, which runs until it is dropped.
     fn live(&self) -> LiveReader;

@@ -57,7 +57,7 @@ impl Hub {
         tasks: &mut JoinSet<()>,
         stop: CancellationToken,
     ) -> (Arc<Self>, mpsc::Receiver<Arc<LiveMessage>>) {
-        let LiveReader { watch, events, messages } = log.live();
+        let LiveReader { watch, events, messages, renewed } = log.live();
         let count = available_parallelism().map_or(2, usize::from).min(8);
         let writers: Arc<[Arc<Writer>]> = (0..count).map(|_| Arc::default()).collect();
         for writer in writers.iter() {
@@ -74,6 +74,7 @@ impl Hub {
             .collect();
         let hub = Arc::new(Self { shards, hasher: ahash::RandomState::new(), writers, watch });
         let (mail, mails) = mpsc::channel(MAILS);
+        tasks.spawn(renew(hub.clone(), renewed, stop.clone()));
         tasks.spawn(distribute(hub.clone(), events, stop.clone()));
         tasks.spawn(say(hub.clone(), messages, mail, metrics, stop));
         (hub, mails)
@@ -163,6 +164,20 @@ async fn distribute(
         }
     }
 }
+/// Tells each shard which of its topics may stand in another epoch.
+async fn renew(hub: Arc<Hub>, mut renewed: mpsc::Receiver<TopicKey>, stop: CancellationToken) {
+    loop {
+        let key = tokio::select! {
+            () = stop.cancelled() => return,
+            key = renewed.recv() => key,
+        };
+        let Some(key) = key else { return };
+        if hub.shards[hub.shard(&key)].send(Command::Renewed(key)).await.is_err() {
+            return;
+        }
+    }
+}
+
 
 /// Hands each shard what is said under its keys. Waits for a shard that is busy: what finds no room in the log's queue
 /// is dropped there, and counted.

@@ -40,6 +40,8 @@ pub enum Command {
     Subscribe(Subscribe),
     /// Something said under a topic's key.
     Message(Arc<LiveMessage>),
+    /// A topic that may stand in another epoch.
+    Renewed(TopicKey),
     /// A connection that wants to hear what is said.
     Join(TopicKey, Join),
     /// One that no longer does, by its number.
@@ -113,6 +115,12 @@ impl Shard {
             Command::Message(message) => {
                 if let Some(topic) = self.topics.get_mut(&message.key) {
                     topic.message(&message);
+                }
+            }
+            Command::Renewed(key) => {
+                if let Some(topic) = self.topics.get_mut(&key) {
+                    let needs = topic.renewed();
+                    self.serve(&key, needs);
                 }
             }
             Command::Join(key, join) => self.join(key, join),

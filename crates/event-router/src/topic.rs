@@ -15,7 +15,7 @@ use event_log::{HistoryPage, LogError, PageLimit, Reach, TopicKey};
 use metrics::{Metrics, RecoveryResult};
 use shared_types::{ErrorKind, Position, Problem, ReturnMode, SubscriptionId};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
@@ -73,6 +73,10 @@ pub struct Topic {
     /// Events that came while opening or filling; `overflowed` where there were too many to keep.
     buffered: Vec<Arc<LiveEvent>>,
     overflowed: bool,
+    /// Epochs that were left: an event of them comes late, and a head of them was read before.
+    past: VecDeque<Arc<str>>,
+    /// The topic was said to have another epoch while a read was under way that may not know it.
+    is_doubted: bool,
     idle_since: Option<Instant>,
     /// Connections that hear what is said under the key, by number.
     listeners: HashMap<u64, Listener>,
@@ -94,6 +98,8 @@ impl Topic {
             recovering: HashMap::new(),
             buffered: Vec::new(),
             overflowed: false,
+            past: VecDeque::new(),
+            is_doubted: false,
             idle_since: None,
             listeners: HashMap::new(),
             joining: Vec::new(),
@@ -221,8 +227,13 @@ impl Topic {
     /// Delivers what was buffered and takes up those who wait.
     fn settle(&mut self) -> Vec<Need> {
         let mut needs = Vec::new();
+        let is_doubted = std::mem::take(&mut self.is_doubted);
         if std::mem::take(&mut self.overflowed) {
             self.buffered.clear();
+            self.stage = Stage::Filling;
+            return vec![Need::Fill(self.position.clone())];
+        }
+        if is_doubted {
             self.stage = Stage::Filling;
             return vec![Need::Fill(self.position.clone())];
         }
@@ -249,6 +260,9 @@ impl Topic {
             return Vec::new();
         }
         let mut needs = Vec::new();
+        if self.past.contains(&position.epoch) {
+            return needs;
+        }
         if position.epoch != self.position.epoch {
             // Events come in order, so that another epoch is a newer one.
             needs = self.lose(Position::new(position.epoch.clone(), position.offset - 1));
@@ -267,12 +281,12 @@ impl Topic {
 
     /// The events of a gap were read.
     pub fn filled(&mut self, page: HistoryPage) -> Vec<Need> {
+        let mut needs = Vec::new();
         if page.reach != Reach::Connected {
-            let to = page.head.clone();
-            self.stage = Stage::Live;
-            let mut needs = self.lose(to);
-            needs.extend(self.settle());
-            return needs;
+            // What is kept behind the loss is delivered.
+            let first = page.events.first().map(|event| &event.position);
+            let before = |first: &Position| Position::new(first.epoch.clone(), first.offset - 1);
+            needs = self.lose(first.map_or_else(|| page.head.clone(), before));
         }
         for event in page.events {
             if event.position.offset == self.position.offset + 1 {
@@ -280,10 +294,11 @@ impl Topic {
             }
         }
         if self.position.offset < page.head.offset {
-            return vec![Need::Fill(self.position.clone())];
+            needs.push(Need::Fill(self.position.clone()));
+            return needs;
         }
         self.stage = Stage::Live;
-        let mut needs = self.catch_up();
+        needs.extend(self.catch_up());
         needs.extend(self.settle());
         needs
     }
@@ -314,6 +329,10 @@ impl Topic {
             }
         };
         let Some(since) = subscribe.since.clone() else { return Vec::new() };
+        if self.past.contains(&head.epoch) {
+            self.ahead.insert(id.clone(), subscribe);
+            return vec![Need::Head(id.clone())];
+        }
         let mut needs = Vec::new();
         if matches!(self.stage, Stage::Live) && head.epoch != self.position.epoch {
             // The topic has a new epoch that we have not seen an event of: stand where it stands.
@@ -375,6 +394,7 @@ impl Topic {
     /// Events were lost for good: everybody is told and continues at `to`. Whoever waits for a position of the past
     /// is looked at anew.
     fn lose(&mut self, to: Position) -> Vec<Need> {
+        self.leave(&to);
         self.position = to;
         for recovering in self.recovering.values_mut() {
             recovering.lost = true;
@@ -495,6 +515,7 @@ fn refuse(subscribe: &Subscribe, problem: Problem) {
     subscribe.subscription.outbox.control(subscribe.reply.clone(), Control::Failed(problem));
 }
 
+mod renewing;
 mod saying;
 
 #[cfg(test)]

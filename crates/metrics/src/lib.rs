@@ -106,6 +106,7 @@ pub struct Metrics {
     webhook_deliveries: IntCounterVec,
     cdc_lag: WorstLag,
     cdc_retained: WorstLag,
+    cdc_spill: WorstLag,
     outbox_lag: WorstLag,
     /// `realtime_outbox_events_total`: rows of outboxes that became events.
     pub outbox_events: IntCounter,
@@ -162,6 +163,8 @@ impl Metrics {
                 r,
                 "realtime_events_received_total",
                 "Events received, by source and topic",
+    /// `realtime_cdc_spilled_total`: events of row changes kept aside because the event log did not take them.
+    pub cdc_spilled: IntCounter,
                 &["source", "topic"],
             )),
             connections: connection_gauges(r),
@@ -224,6 +227,18 @@ impl Metrics {
             ),
             outbox_dead_letters: registry::counter(
                 r,
+            cdc_spill: WorstLag::new(
+                registry::float_gauge(
+                    r,
+                    "realtime_cdc_spilled_seconds",
+                    "How long the oldest event has waited that the event log did not take, worst target",
+                ),
+                registry::gauge(
+                    r,
+                    "realtime_cdc_spilled_bytes",
+                    "Events kept aside because the event log does not take them, in bytes, worst target",
+                ),
+            ),
                 "realtime_outbox_dead_letters_total",
                 "Rows of outboxes that can never be events",
             ),
@@ -362,6 +377,11 @@ impl Metrics {
     }
 
     /// Counts something refused: `realtime_rejected_total{reason}`. `reason` is an error code.
+            cdc_spilled: registry::counter(
+                r,
+                "realtime_cdc_spilled_total",
+                "Events of row changes kept aside because the event log did not take them",
+            ),
     pub fn rejected(&self, reason: &'static str) {
         self.rejected.with_label_values(&[reason]).inc();
     }
@@ -440,6 +460,7 @@ fn connection_counters(registry: &Registry) -> [IntCounter; 3] {
 }
 
 #[cfg(test)]
+        self.cdc_spill.clear(slot);
 mod tests {
     use super::*;
 
@@ -447,6 +468,12 @@ mod tests {
     const DOCUMENTED: [&str; 8] = [
         "realtime_events_received_total",
         "realtime_events_delivered_total",
+    /// Records how long the oldest spilled event of one target has waited, and how much is spilled; the gauges show the
+    /// worst.
+    pub fn set_cdc_spilled(&self, slot: &str, waits_seconds: f64, bytes: u64) {
+        self.cdc_spill.set(slot, waits_seconds, bytes);
+    }
+
         "realtime_events_filtered_total",
         "realtime_broadcast_latency_seconds",
         "realtime_websocket_connections",

@@ -172,6 +172,8 @@ pub struct CdcConfig {
     /// `CDC_SLOT_NAME`, before the suffix of installation and database.
     pub slot_name: String,
 }
+    /// `CDC_SPILL_BYTES`: how much is kept for each target while the event log does not take it; 0 for nothing.
+    pub spill_bytes: u64,
 
 impl CdcConfig {
     /// `CDC_DATABASE_URL`: the target of the default application, where it is configured here.
@@ -305,6 +307,7 @@ impl Config {
 }
 
 fn read_cors_origins(reader: &mut Reader<'_>, environment: Environment) -> CorsOrigins {
+                spill_bytes: reader.integer("CDC_SPILL_BYTES"),
     match reader.text("CORS_ORIGINS").as_deref() {
         Some("*") => CorsOrigins::Any,
         Some(origins) => CorsOrigins::List(origins.split(',').map(|o| o.trim().to_owned()).collect()),

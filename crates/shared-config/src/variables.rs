@@ -382,6 +382,15 @@ pub const VARIABLES: &[Variable] = {
             integer(1_024, 67_108_864),
             "65536",
             "One client message (default: 64 KiB).",
+        Variable::new(
+            "CDC_SPILL_BYTES",
+            Cdc,
+            integer(0, 1_099_511_627_776),
+            Some("1073741824"),
+            "How many bytes of events are kept in the platform's database for each target while the event log does not \
+             take them (default: 1 GiB), so that the target need not keep its own log. Past it, and with 0, the target \
+             does.",
+        ),
         ),
         limit(
             "LIMIT_BODY_BYTES",

@@ -26,7 +26,7 @@ fn event(lsn: u64, ordinal: u64) -> Routed {
 }
 
 fn appends(log: &Arc<RecordingLog>) -> Appends {
-    Appends::new(EventRouter::new(log.clone(), Metrics::new()))
+    Appends::new(EventRouter::new(log.clone(), Metrics::new()), None)
 }
 
 fn transaction(appends: &mut Appends, lsn: u64, events: u64) {

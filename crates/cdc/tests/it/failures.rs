@@ -239,6 +239,14 @@ async fn a_slot_that_is_gone_is_made_anew_and_the_gap_is_said() {
     insert(&harness, 5, 5).await;
     let events = harness.events(4).await;
     assert_eq!(payload(&events[3])["id"], json!(5));
+    // Subscribers are told, once, before anything behind the gap is sent.
+    let told = |harness: &Harness| harness.log.begun().iter().map(|k| k.topic.to_string()).collect::<Vec<_>>();
+    assert_eq!(told(&harness), ["order.changed"]);
+    running.kill().await;
+    let running = harness.start_live().await;
+    insert(&harness, 6, 6).await;
+    harness.events(5).await;
+    assert_eq!(told(&harness).len(), 1);
     harness.finish(running).await;
 }
 

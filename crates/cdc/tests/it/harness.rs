@@ -1,7 +1,7 @@
 //! A platform, a target, and the service between them.
 
 use crate::recording::RecordingLog;
-use cdc::{CdcParts, CdcService, CdcSettings, CdcTarget, Manage, Names, TargetSource};
+use cdc::{CdcParts, CdcService, CdcSettings, CdcTarget, Manage, Names, SpillSettings, TargetSource};
 use database::{
     Pool,
     leader::PostgresLeader,
@@ -76,6 +76,7 @@ pub struct Harness {
     pub metrics: Arc<Metrics>,
     pub log: Arc<RecordingLog>,
     pub targets: Arc<Mutex<Vec<CdcTarget>>>,
+    pub spill: SpillSettings,
     installation: String,
     looks: Arc<AtomicUsize>,
 }
@@ -104,6 +105,7 @@ impl Harness {
         let platform = testkit::database().await;
         let targets = vec![CdcTarget::of_settings(scope(), target.url.clone(), Manage::Allowed)];
         let harness = Self {
+            spill: SpillSettings { limit_bytes: 64 << 20, slow_after: None },
             installation: format!("{}-{}", target.name, platform.name),
             platform,
             target,
@@ -175,6 +177,7 @@ impl Harness {
             holder: format!("holder-{}", rand::random::<u32>()),
             events_kept: Some(Duration::from_secs(3600)),
             report_every: Duration::from_secs(1),
+            spill: self.spill.clone(),
         };
         let (targets, looks) = (self.targets.clone(), self.looks.clone());
         let source: TargetSource = Arc::new(move || {

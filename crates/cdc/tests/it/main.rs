@@ -10,6 +10,7 @@ mod preflight;
 mod recording;
 mod servers;
 mod slots;
+mod spill;
 mod tables;
 mod throughput;
 mod types;

@@ -16,6 +16,8 @@ struct Recorded {
     batches: Vec<usize>,
     sources: HashMap<Arc<str>, (u64, SourcePosition)>,
     failures: usize,
+    is_full: bool,
+    begun: Vec<TopicKey>,
 }
 
 /// Records what is appended.
@@ -48,6 +50,18 @@ impl RecordingLog {
         self.recorded.lock().failures = count;
     }
 
+    /// Whether appends are refused from now on, because the log is full.
+    #[allow(dead_code, reason = "not every test program fills the log")]
+    pub fn set_full(&self, is_full: bool) {
+        self.recorded.lock().is_full = is_full;
+    }
+
+    /// The topics that were given a new epoch, in order.
+    #[allow(dead_code, reason = "not every test program loses a slot")]
+    pub fn begun(&self) -> Vec<TopicKey> {
+        self.recorded.lock().begun.clone()
+    }
+
     /// What was appended, in order.
     #[allow(dead_code, reason = "not every test program looks at events")]
     pub fn entries(&self) -> Vec<Entry> {
@@ -63,6 +77,9 @@ impl RecordingLog {
 
 impl Recorded {
     fn append(&mut self, entries: Vec<Entry>) -> Result<Vec<Outcome>, LogError> {
+        if self.is_full {
+            return Err(LogError::BacklogFull);
+        }
         self.batches.push(entries.len());
         let fails = self.failures > 0;
         self.failures = self.failures.saturating_sub(1);
@@ -119,6 +136,12 @@ impl EventLog for RecordingLog {
 
     fn announce(&self, _: Vec<Message>) -> BoxFuture<'static, Result<(), LogError>> {
         unreachable!("change data capture announces nothing")
+    }
+
+    fn begin_epochs(&self, keys: Vec<TopicKey>) -> BoxFuture<'static, Result<Vec<Position>, LogError>> {
+        let begun = keys.iter().map(|_| Position::new("another", 0)).collect();
+        self.recorded.lock().begun.extend(keys);
+        Box::pin(async { Ok(begun) })
     }
 
     fn live(&self) -> LiveReader {

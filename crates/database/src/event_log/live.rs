@@ -5,7 +5,9 @@
 //! are taken only where they connect to it, and are read otherwise.
 
 use super::{PARTITIONS, append::Grown, ask, messages::Wanted, notify, rows, within, writer::Command};
-use event_log::{LiveReader, LiveWatch, LogError, Message, StoredEvent, TopicKey, partition_of};
+use event_log::{
+    LiveReader, LiveWatch, LogError, Message, StoredEvent, TopicKey, WAITING_RENEWED, partition_of,
+};
 use futures::future::BoxFuture;
 use metrics::Metrics;
 use parking_lot::Mutex;
@@ -21,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How often the reader looks by itself.
 const LOOK: Duration = Duration::from_millis(500);
+/// Topics whose epochs are looked at each time.
+const LOOKED_AT: usize = 256;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Events read from one partition at a time.
 const PAGE: i64 = 1_000;
@@ -31,6 +35,9 @@ const RELISTEN: Duration = Duration::from_secs(1);
 
 /// Topics to follow, and where their heads go.
 type WatchAsk = (Vec<TopicKey>, oneshot::Sender<Result<Vec<Position>, LogError>>);
+
+/// In place of a sequence: topics of the partition have got new epochs.
+const UNTOLD: u64 = u64::MAX;
 
 enum Ask {
     Watch(WatchAsk),
@@ -44,6 +51,7 @@ pub struct LiveHub {
     committed: mpsc::Sender<Grown>,
     events: Mutex<Option<mpsc::Receiver<Vec<Arc<StoredEvent>>>>>,
     messages: Mutex<Option<mpsc::Receiver<Message>>>,
+    renewed: Mutex<Option<mpsc::Receiver<TopicKey>>>,
 }
 
 impl LiveHub {
@@ -58,10 +66,11 @@ impl LiveHub {
         let (asks, asked) = mpsc::channel(1024);
         let (committed, grown) = mpsc::channel(256);
         let (out, events) = mpsc::channel(64);
-        let reader =
-            Reader { pool, commands, metrics, asked, grown, out, wanted, partitions: HashMap::new() };
+        let (tell, renewed) = mpsc::channel(WAITING_RENEWED);
+        let (partitions, turn) = (HashMap::new(), Vec::new());
+        let reader = Reader { pool, commands, metrics, asked, grown, out, tell, wanted, partitions, turn };
         let (events, messages) = (Mutex::new(Some(events)), Mutex::new(Some(messages)));
-        (Self { asks, committed, events, messages }, reader)
+        (Self { asks, committed, events, messages, renewed: Mutex::new(Some(renewed)) }, reader)
     }
 
     /// Where the writer hands over what it committed.
@@ -73,7 +82,8 @@ impl LiveHub {
     pub fn open(&self) -> LiveReader {
         let events = self.events.lock().take().unwrap_or_else(|| mpsc::channel(1).1);
         let messages = self.messages.lock().take().unwrap_or_else(|| mpsc::channel(1).1);
-        LiveReader { watch: Arc::new(Watch { asks: self.asks.clone() }), events, messages }
+        let renewed = self.renewed.lock().take().unwrap_or_else(|| mpsc::channel(1).1);
+        LiveReader { watch: Arc::new(Watch { asks: self.asks.clone() }), events, messages, renewed }
     }
 }
 
@@ -106,7 +116,19 @@ impl LiveWatch for Watch {
 struct Followed {
     /// Everything up to this number has been seen.
     sequence: u64,
-    wanted: HashSet<TopicKey>,
+    /// What is wanted, with the epoch that was last heard of.
+    wanted: HashMap<TopicKey, Arc<str>>,
+}
+
+impl Followed {
+    /// Whether the event is wanted; then its epoch has been heard of.
+    fn takes(&mut self, event: &StoredEvent) -> bool {
+        let Some(epoch) = self.wanted.get_mut(&event.key) else { return false };
+        if *epoch != event.position.epoch {
+            *epoch = event.position.epoch.clone();
+        }
+        true
+    }
 }
 
 /// The reader task's state.
@@ -117,9 +139,13 @@ pub struct Reader {
     asked: mpsc::Receiver<Ask>,
     grown: mpsc::Receiver<Grown>,
     out: mpsc::Sender<Vec<Arc<StoredEvent>>>,
+    /// Where topics go that have got a new epoch.
+    tell: mpsc::Sender<TopicKey>,
     /// The keys of all partitions, for messages.
     wanted: Wanted,
     partitions: HashMap<u16, Followed>,
+    /// Topics whose epochs are still to be looked at in this round.
+    turn: Vec<TopicKey>,
 }
 
 impl Reader {
@@ -138,8 +164,16 @@ impl Reader {
                 () = &mut listening => return,
                 Some(grown) = self.grown.recv() => self.take(grown, &mut dirty).await,
                 Some(ask) = self.asked.recv() => self.serve(ask, &follow, &mut dirty).await,
-                Some((partition, sequence)) = notices.recv() => self.heard(partition, sequence, &mut dirty),
-                _ = look.tick() => dirty.extend(self.partitions.keys().copied()),
+                Some((partition, sequence)) = notices.recv() => {
+                    self.heard(partition, sequence, &mut dirty);
+                    if sequence == UNTOLD {
+                        self.look_at_epochs(partition).await;
+                    }
+                }
+                _ = look.tick() => {
+                    dirty.extend(self.partitions.keys().copied());
+                    self.take_turn().await;
+                }
             }
             if !dirty.is_empty()
                 && let Err(error) = self.read(dirty).await
@@ -160,7 +194,7 @@ impl Reader {
             return;
         }
         followed.sequence = grown.last();
-        let wanted: Vec<_> = grown.events.into_iter().filter(|e| followed.wanted.contains(&e.key)).collect();
+        let wanted: Vec<_> = grown.events.into_iter().filter(|event| followed.takes(event)).collect();
         self.emit(wanted).await;
     }
 
@@ -252,9 +286,9 @@ impl Reader {
             let sequence = snapshot.sequences.get(&partition).copied().unwrap_or_default();
             let followed = self.partitions.entry(partition).or_insert_with(|| {
                 let _ = follow.try_send(partition);
-                Followed { sequence, wanted: HashSet::new() }
+                Followed { sequence, wanted: HashMap::new() }
             });
-            followed.wanted.insert(key.clone());
+            followed.wanted.insert(key.clone(), snapshot.heads[key].epoch.clone());
             self.wanted.write().insert(key.clone());
         }
         Ok(snapshot.heads)
@@ -298,7 +332,7 @@ impl Reader {
                 followed.sequence = sequence;
                 if row.try_get::<Option<&str>, _>("payload").map_err(super::failed)?.is_some() {
                     let event = rows::event(row).map_err(super::failed)?;
-                    if followed.wanted.contains(&event.key) {
+                    if followed.takes(&event) {
                         events.push(event);
                     }
                 }
@@ -313,7 +347,7 @@ impl Reader {
         let wanted: Vec<&str> = from
             .keys()
             .filter_map(|p| self.partitions.get(p))
-            .flat_map(|followed| followed.wanted.iter().map(|key| key.topic.as_str()))
+            .flat_map(|followed| followed.wanted.keys().map(|key| key.topic.as_str()))
             .take(NAMED + 1)
             .collect();
         let named = (wanted.len() <= NAMED).then_some(wanted);
@@ -336,6 +370,8 @@ impl Reader {
         within(TIMEOUT, query).await
     }
 }
+
+mod epochs;
 
 struct Snapshot {
     sequences: HashMap<u16, u64>,
@@ -394,7 +430,7 @@ async fn follow_with(
                 // A full queue loses nothing: the reader looks by itself.
                 let _ = match notice? {
                     Some(notice) => {
-                        let sequence = notice.payload().parse().unwrap_or(u64::MAX);
+                        let sequence = notice.payload().parse().unwrap_or(UNTOLD);
                         heard.try_send((notify::partition(notice.channel()), sequence))
                     }
                     None => heard.try_send((None, 0)),

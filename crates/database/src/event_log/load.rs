@@ -30,6 +30,11 @@ pub async fn load(
     Ok(stored)
 }
 
+/// Locks partitions in ascending order.
+pub const LOCK: &str = "select partition, sequence, renewals, (select system_identifier from pg_control_system())::text \
+            || ':' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) as generation \
+     from event_log_partitions where partition = any($1) order by partition for update";
+
 /// Locks in ascending order, so that two processes never wait for each other in a circle.
 async fn lock(
     connection: &mut PgConnection,
@@ -38,18 +43,14 @@ async fn lock(
     stored: &mut Stored,
 ) -> Result<(), sqlx::Error> {
     let partitions: BTreeSet<i16> = touched.iter().map(|key| partition(key) as i16).collect();
-    let locked = sqlx::query(
-        "select partition, sequence, (select system_identifier from pg_control_system())::text \
-                || ':' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) as generation \
-         from event_log_partitions where partition = any($1) order by partition for update",
-    )
-    .bind(partitions.iter().copied().collect::<Vec<_>>())
-    .fetch_all(connection)
-    .await?;
+    let locked =
+        sqlx::query(LOCK).bind(partitions.iter().copied().collect::<Vec<_>>()).fetch_all(connection).await?;
     for row in &locked {
         let partition = row.try_get::<i16, _>("partition")? as u16;
         let sequence = row.try_get::<i64, _>("sequence")?.unsigned_abs();
-        memory.check(short(row.try_get("generation")?), partition, sequence);
+        let renewals = row.try_get("renewals")?;
+        memory.check(short(row.try_get("generation")?), partition, sequence, renewals);
+        stored.renewals.insert(partition, renewals);
         stored.sequences.insert(partition, sequence);
     }
     if stored.sequences.len() != partitions.len() {
@@ -59,7 +60,7 @@ async fn lock(
 }
 
 /// A generation as it stands at the front of an epoch: eight characters of its hash.
-fn short(generation: &str) -> String {
+pub fn short(generation: &str) -> String {
     use sha2::{Digest, Sha256};
     hex::encode(&Sha256::digest(generation)[..4])
 }
@@ -126,7 +127,17 @@ async fn begin_epochs(
             .execute(&mut *connection)
             .await?;
     }
-    let epoch = |_: &&TopicKey| format!("{}{:012x}", memory.generation(), rand::random::<u64>() >> 16);
+    stored.topics.extend(insert_epochs(connection, memory.generation(), topics).await?);
+    Ok(())
+}
+
+/// Writes a new epoch of `generation` for each of `topics`, which have none.
+pub async fn insert_epochs(
+    connection: &mut PgConnection,
+    generation: &str,
+    topics: &HashSet<&TopicKey>,
+) -> Result<Vec<(TopicKey, Head)>, sqlx::Error> {
+    let epoch = |_: &&TopicKey| format!("{generation}{:012x}", rand::random::<u64>() >> 16);
     let made = sqlx::query(
         "insert into event_log_topics (application_id, environment, topic, partition, epoch) \
          select * from unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::text[]) \
@@ -139,11 +150,11 @@ async fn begin_epochs(
     .bind(topics.iter().map(epoch).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
-    for row in &made {
+    let head = |row: &PgRow| {
         let position = Position::new(row.try_get::<&str, _>("epoch")?, 0);
-        stored.topics.insert(rows::key(row)?, Head { id: row.try_get("id")?, position });
-    }
-    Ok(())
+        Ok((rows::key(row)?, Head { id: row.try_get("id")?, position }))
+    };
+    made.iter().map(head).collect()
 }
 
 async fn sources(

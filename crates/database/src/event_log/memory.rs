@@ -1,7 +1,7 @@
 //! What this process knows of the log since its own last commit.
 //!
-//! Valid for a partition only as long as its sequence has not moved without this process; whoever holds the
-//! partition's lock finds out.
+//! Valid for a partition only as long as its sequence has not moved, and no topic of it has got a new epoch, without this
+//! process; whoever holds the partition's lock finds out.
 
 use super::{
     plan::{Head, SourceState, Stored},
@@ -23,6 +23,7 @@ pub struct Memory {
 #[derive(Default)]
 struct Remembered {
     sequence: u64,
+    renewals: i64,
     topics: HashMap<TopicKey, Head>,
     sources: HashMap<Arc<str>, SourceState>,
 }
@@ -34,11 +35,12 @@ impl Memory {
     }
 
     /// Compares with what the locked partition says, and forgets what no longer holds.
-    pub fn check(&mut self, generation: String, partition: u16, sequence: u64) {
+    pub fn check(&mut self, generation: String, partition: u16, sequence: u64, renewals: i64) {
         if self.generation != generation {
             *self = Self { generation, ..Self::default() };
         }
-        if self.partitions.get(&partition).is_some_and(|known| known.sequence != sequence) {
+        let has_moved = |known: &Remembered| known.sequence != sequence || known.renewals != renewals;
+        if self.partitions.get(&partition).is_some_and(has_moved) {
             self.partitions.remove(&partition);
         }
     }
@@ -56,7 +58,9 @@ impl Memory {
     /// Takes over what a committed transaction left behind.
     pub fn remember(&mut self, stored: Stored) {
         for (&partition, &sequence) in &stored.sequences {
-            self.partitions.entry(partition).or_default().sequence = sequence;
+            let known = self.partitions.entry(partition).or_default();
+            known.sequence = sequence;
+            known.renewals = stored.renewals.get(&partition).copied().unwrap_or_default();
         }
         for (key, head) in stored.topics {
             let known = self.partitions.entry(partition(&key)).or_default();

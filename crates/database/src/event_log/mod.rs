@@ -6,6 +6,7 @@
 //! row, or read again.
 
 mod append;
+mod epochs;
 mod history;
 mod ids;
 mod live;
@@ -156,6 +157,10 @@ impl EventLog for PostgresEventLog {
 
     fn announce(&self, messages: Vec<Message>) -> BoxFuture<'static, Result<(), LogError>> {
         // As with appends: the first poll takes a place in the queue.
+    fn begin_epochs(&self, keys: Vec<TopicKey>) -> BoxFuture<'static, Result<Vec<Position>, LogError>> {
+        Box::pin(epochs::begin_epochs(self.pool.clone(), keys))
+    }
+
         Box::pin(tokio::task::unconstrained(self.messages.clone().say(messages)))
     }
 

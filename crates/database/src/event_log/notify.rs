@@ -11,6 +11,9 @@ use tokio::sync::mpsc;
 const COALESCE: Duration = Duration::from_millis(1);
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What is said instead of a sequence where topics got new epochs.
+pub const RENEWED: &str = "renewed";
+
 /// The channel of a partition.
 pub fn channel(partition: u16) -> String {
     format!("realtime_log_{partition:02}")

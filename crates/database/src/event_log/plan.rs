@@ -45,6 +45,8 @@ pub struct Head {
 pub struct Stored {
     /// Last sequence of each partition.
     pub sequences: BTreeMap<u16, u64>,
+    /// How often topics of each partition got a new epoch while they had one.
+    pub renewals: BTreeMap<u16, i64>,
     /// Head of each topic.
     pub topics: HashMap<TopicKey, Head>,
     /// Sources by partition.

@@ -118,6 +118,10 @@ pub struct ReaderStatus {
     pub retained_bytes: Option<i64>,
     /// The same as a share of what it may keep (`max_slot_wal_keep_size`); past 1 changes are lost.
     pub retained_share: Option<f64>,
+    /// Events that wait in the platform's database, because the event log does not take them.
+    pub spilled_events: i64,
+    /// Their size in bytes.
+    pub spilled_bytes: i64,
     /// Seconds from a commit to its events' append.
     pub lag_seconds: Option<f64>,
     /// Up to where everything is appended.
@@ -149,6 +153,8 @@ struct StatusRow {
     lag_bytes: Option<i64>,
     retained_bytes: Option<i64>,
     retained_share: Option<f64>,
+    spilled_events: i64,
+    spilled_bytes: i64,
     lag_seconds: Option<f64>,
     last_lsn: Option<String>,
     rows_per_second: f64,
@@ -173,6 +179,8 @@ impl From<StatusRow> for ReaderStatus {
             lag_bytes: row.lag_bytes,
             retained_bytes: row.retained_bytes,
             retained_share: row.retained_share,
+            spilled_events: row.spilled_events,
+            spilled_bytes: row.spilled_bytes,
             lag_seconds: row.lag_seconds,
             last_lsn: row.last_lsn,
             rows_per_second: row.rows_per_second,
@@ -197,7 +205,7 @@ pub async fn status(
     let sql = "
         select state, code, message, cure, slot, publication, lag_bytes, lag_seconds, last_lsn, rows_per_second,
             rows_total, events_total, mappings, gap, leader, retained_bytes, retained_share,
-            (extract(epoch from updated_at) * 1000)::bigint as updated_at
+            spilled_events, spilled_bytes, (extract(epoch from updated_at) * 1000)::bigint as updated_at
         from cdc_reader_status where application_id = $1 and environment = $2";
     let query = sqlx::query_as::<_, StatusRow>(sql).bind(scope.application().as_str());
     Ok(query.bind(scope.environment().as_str()).fetch_optional(executor).await?.map(ReaderStatus::from))
@@ -225,8 +233,8 @@ pub async fn write_status(
     let sql = "
         insert into cdc_reader_status as s (application_id, environment, state, code, message, cure, slot,
             publication, lag_bytes, lag_seconds, last_lsn, rows_per_second, rows_total, events_total, mappings,
-            gap, leader, retained_bytes, retained_share, updated_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $19, $20, now())
+            gap, leader, retained_bytes, retained_share, spilled_events, spilled_bytes, updated_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $19, $20, $21, $22, now())
         on conflict (application_id, environment) do update set
             state = excluded.state, code = excluded.code, message = excluded.message, cure = excluded.cure,
             slot = coalesce(excluded.slot, s.slot),
@@ -236,6 +244,7 @@ pub async fn write_status(
             rows_total = excluded.rows_total, events_total = excluded.events_total,
             mappings = excluded.mappings, gap = coalesce(excluded.gap, s.gap), leader = excluded.leader,
             retained_bytes = excluded.retained_bytes, retained_share = excluded.retained_share,
+            spilled_events = excluded.spilled_events, spilled_bytes = excluded.spilled_bytes,
             updated_at = excluded.updated_at
         where $18 or s.updated_at < now() - interval '5 seconds'";
     sqlx::query(sql)
@@ -259,6 +268,8 @@ pub async fn write_status(
         .bind(writer == StatusWriter::Leader)
         .bind(status.retained_bytes)
         .bind(status.retained_share)
+        .bind(status.spilled_events)
+        .bind(status.spilled_bytes)
         .execute(executor)
         .await?;
     Ok(())

@@ -33,6 +33,8 @@ pub struct SlotNote {
     pub creation: Option<String>,
     /// What was lost with the one before; its `to_lsn` is empty until this one is made.
     pub gap: Option<Gap>,
+    /// Whether the subscribers of the topics concerned are still to be told of it.
+    pub gap_untold: bool,
 }
 
 /// What was noted of a slot; `None` where it is not known.
@@ -44,10 +46,10 @@ pub async fn note(
     system_identifier: &str,
     slot: &str,
 ) -> Result<Option<SlotNote>, DatabaseError> {
-    let sql = "select creation, gap from cdc_slots where system_identifier = $1 and slot = $2";
-    let row: Option<(Option<String>, Option<Json<Gap>>)> =
+    let sql = "select creation, gap, not gap_told from cdc_slots where system_identifier = $1 and slot = $2";
+    let row: Option<(Option<String>, Option<Json<Gap>>, bool)> =
         sqlx::query_as(sql).bind(system_identifier).bind(slot).fetch_optional(executor).await?;
-    Ok(row.map(|(creation, gap)| SlotNote { creation, gap: gap.map(|gap| gap.0) }))
+    Ok(row.map(|(creation, gap, gap_untold)| SlotNote { creation, gap: gap.map(|gap| gap.0), gap_untold }))
 }
 
 /// Registers a slot before it is made, or renews how its target is reached.
@@ -85,7 +87,9 @@ pub async fn note_loss(
     slot: &str,
     gap: &Gap,
 ) -> Result<(), DatabaseError> {
-    let sql = "update cdc_slots set creation = null, gap = $3 where system_identifier = $1 and slot = $2";
+    let sql = "
+        update cdc_slots set creation = null, gap = $3, gap_told = false
+        where system_identifier = $1 and slot = $2";
     sqlx::query(sql).bind(system_identifier).bind(slot).bind(Json(gap)).execute(executor).await?;
     Ok(())
 }
@@ -106,6 +110,20 @@ pub async fn note_creation(
         where system_identifier = $1 and slot = $2";
     let query = sqlx::query(sql).bind(system_identifier).bind(slot).bind(creation);
     query.bind(gap.map(Json)).execute(executor).await?;
+    Ok(())
+}
+
+/// Notes that the subscribers of the topics concerned were told of the gap.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn note_told(
+    executor: impl PgExecutor<'_>,
+    system_identifier: &str,
+    slot: &str,
+) -> Result<(), DatabaseError> {
+    let sql = "update cdc_slots set gap_told = true where system_identifier = $1 and slot = $2";
+    sqlx::query(sql).bind(system_identifier).bind(slot).execute(executor).await?;
     Ok(())
 }
 

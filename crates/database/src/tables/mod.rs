@@ -7,6 +7,7 @@ pub mod cdc;
 pub mod cdc_backfills;
 pub mod cdc_events;
 pub mod cdc_slots;
+pub mod cdc_spill;
 pub mod dead_letters;
 pub mod idempotency;
 pub mod installation;

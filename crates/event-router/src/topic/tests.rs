@@ -123,6 +123,34 @@ async fn a_new_epoch_without_an_event_is_met_by_whoever_knows_it() {
 }
 
 #[tokio::test]
+async fn a_new_epoch_without_an_event_is_told_to_everybody_once() {
+    let (mut topic, one) = (topic(5), subscription());
+    topic.subscribe(subscribe(&one, None));
+    let empty = || HistoryPage { reach: Reach::OtherEpoch, head: Position::new("f", 0), events: Vec::new() };
+    assert!(matches!(topic.renewed().as_slice(), [Need::Fill(from)] if from.offset == 5));
+    // Said again meanwhile, and an event of before comes late.
+    assert!(topic.renewed().is_empty());
+    topic.event(live("e", 6));
+    assert!(matches!(topic.filled(empty()).as_slice(), [Need::Fill(from)] if *from.epoch == *"f"));
+    let same = HistoryPage { reach: Reach::Connected, ..empty() };
+    assert!(topic.filled(same).is_empty());
+    topic.event(live("e", 7));
+    topic.event(live("f", 1));
+    let expected = ["at e:5 recovered=false 0", "position f:0 gap=true", "event f:1"];
+    assert_eq!(said(&one).await, expected);
+}
+
+#[tokio::test]
+async fn what_is_kept_behind_a_loss_is_delivered() {
+    let (mut topic, one) = (topic(5), subscription());
+    topic.subscribe(subscribe(&one, None));
+    assert_eq!(topic.renewed().len(), 1);
+    assert!(topic.filled(HistoryPage { reach: Reach::OtherEpoch, ..page("f", 1..=2) }).is_empty());
+    let expected = ["at e:5 recovered=false 0", "position f:0 gap=true", "event f:1", "event f:2"];
+    assert_eq!(said(&one).await, expected);
+}
+
+#[tokio::test]
 async fn a_subscription_that_is_subscribed_again_is_there_once() {
     let (mut topic, one) = (topic(5), subscription());
     topic.subscribe(subscribe(&one, None));

@@ -79,6 +79,10 @@ impl EventLog for FailingLog {
         self.log.announce(messages)
     }
 
+    fn begin_epochs(&self, keys: Vec<TopicKey>) -> BoxFuture<'static, Result<Vec<Position>, LogError>> {
+        self.log.begin_epochs(keys)
+    }
+
     fn live(&self) -> LiveReader {
         self.log.live()
     }

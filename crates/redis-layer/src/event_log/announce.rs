@@ -13,6 +13,8 @@ use std::{sync::Arc, time::Duration};
 
 /// What an announced text begins with, which no event does: those begin with an epoch.
 const MARK: char = '!';
+/// What is published where a topic has got a new epoch.
+pub const RENEWED: &str = "~";
 /// How long a caller waits for the server.
 const PATIENCE: Duration = Duration::from_secs(5);
 

@@ -1,11 +1,11 @@
-//! Subscribes, unsubscribes and looks up heads, one order after the other, so that the live reader never waits for
+//! Begins epochs; subscribes, unsubscribes and looks up heads, one order after the other, so that the live reader never waits for
 //! the server while messages come.
 
-use super::{history, lane::Shore};
+use super::{PATIENCE, announce, history, lane::Shore};
 use crate::{
-    connection::{Link, on, plain},
+    connection::{Link, linked, on, plain},
     error::RedisError,
-    keys::{Announcing, Partition},
+    keys::{self, Announcing, Partition},
 };
 use event_log::{LogError, TopicKey};
 use fred::interfaces::{ClientLike, PubsubInterface};
@@ -78,6 +78,28 @@ pub async fn run(
             return;
         }
     }
+}
+
+/// Takes head and history from each of `topics`, gives them a new epoch and tells live readers.
+pub async fn begin_epochs(shore: Arc<Shore>, topics: Vec<TopicKey>) -> Result<Vec<Position>, LogError> {
+    let link = linked(&shore.links, PATIENCE).await?;
+    // Nothing is taken from a server that is not known to be the right one.
+    shore.guard.settled(PATIENCE).await?;
+    for topic in &topics {
+        // In one step: whoever appends finds both or neither, and begins a new epoch.
+        let names = vec![keys::head(topic), keys::history(topic)];
+        let unlink = on(Partition::of(topic), "UNLINK");
+        link.writes.custom::<(), _>(unlink, names).await.map_err(RedisError::from)?;
+    }
+    let heads = history::heads(&shore, &topics).await?;
+    for topic in &topics {
+        let said = vec![link.announcing.channel(topic), announce::RENEWED.to_owned()];
+        let publish = on(Partition::of(topic), link.announcing.command());
+        link.writes.custom::<(), _>(publish, said).await.map_err(RedisError::from)?;
+    }
+    let head =
+        |topic| heads.get(topic).cloned().ok_or_else(|| LogError::Internal("no head for a topic".to_owned()));
+    topics.iter().map(head).collect()
 }
 
 async fn again(shore: &Shore, link: &Link, keys: &[TopicKey]) -> HashMap<TopicKey, Position> {

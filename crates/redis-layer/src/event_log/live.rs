@@ -13,7 +13,7 @@ use super::{
 use crate::connection::{Link, Links};
 use event_log::{
     HistoryQuery, LiveReader, LiveWatch, LogError, Message, PageLimit, Start, StoredEvent, TopicKey,
-    WAITING_MESSAGES,
+    WAITING_MESSAGES, WAITING_RENEWED,
 };
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -24,7 +24,10 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -55,6 +58,7 @@ pub struct LiveHub {
     asks: mpsc::Sender<Ask>,
     events: Mutex<Option<mpsc::Receiver<Vec<Arc<StoredEvent>>>>>,
     messages: Mutex<Option<mpsc::Receiver<Message>>>,
+    renewed: Mutex<Option<mpsc::Receiver<TopicKey>>>,
 }
 
 impl LiveHub {
@@ -63,20 +67,23 @@ impl LiveHub {
         let (asks, asked) = mpsc::channel(1024);
         let (out, events) = mpsc::channel(64);
         let (say, messages) = mpsc::channel(WAITING_MESSAGES);
+        let (tell, renewed) = mpsc::channel(WAITING_RENEWED);
         tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = run(shore, asked, out, say) => stop.cancelled().await,
+                () = run(shore, asked, out, Aside { say, tell }) => stop.cancelled().await,
             }
         });
-        Self { asks, events: Mutex::new(Some(events)), messages: Mutex::new(Some(messages)) }
+        let (events, messages) = (Mutex::new(Some(events)), Mutex::new(Some(messages)));
+        Self { asks, events, messages, renewed: Mutex::new(Some(renewed)) }
     }
 
     /// The reader's end, once; later calls get one that has ended.
     pub fn open(&self) -> LiveReader {
         let events = self.events.lock().take().unwrap_or_else(|| mpsc::channel(1).1);
         let messages = self.messages.lock().take().unwrap_or_else(|| mpsc::channel(1).1);
-        LiveReader { watch: Arc::new(Watch { asks: self.asks.clone() }), events, messages }
+        let renewed = self.renewed.lock().take().unwrap_or_else(|| mpsc::channel(1).1);
+        LiveReader { watch: Arc::new(Watch { asks: self.asks.clone() }), events, messages, renewed }
     }
 }
 
@@ -109,12 +116,19 @@ impl LiveWatch for Watch {
     }
 }
 
+/// Where goes what is no event.
+struct Aside {
+    say: mpsc::Sender<Message>,
+    /// Topics that have got a new epoch.
+    tell: mpsc::Sender<TopicKey>,
+}
+
 /// Waits for the connection, then reads with what listens and subscribes beside it.
 async fn run(
     shore: Arc<Shore>,
     asked: mpsc::Receiver<Ask>,
     out: mpsc::Sender<Vec<Arc<StoredEvent>>>,
-    say: mpsc::Sender<Message>,
+    aside: Aside,
 ) {
     let Some(link) = connected(&shore.links).await else { return };
     let (heard_in, heard) = mpsc::channel(HEARD);
@@ -124,7 +138,7 @@ async fn run(
         shore: shore.clone(),
         link: link.clone(),
         orders,
-        say,
+        aside,
         topics: HashMap::new(),
         channels: HashMap::new(),
         behind: HashSet::new(),
@@ -155,7 +169,7 @@ struct Reader {
     shore: Arc<Shore>,
     link: Arc<Link>,
     orders: mpsc::Sender<Order>,
-    say: mpsc::Sender<Message>,
+    aside: Aside,
     topics: HashMap<TopicKey, Followed>,
     channels: HashMap<String, TopicKey>,
     /// Topics that could not be read by position and are to be.
@@ -223,10 +237,14 @@ impl Reader {
     async fn take(&mut self, channel: &str, text: &str, events: &mut Vec<Arc<StoredEvent>>) {
         let Some(key) = self.channels.get(channel) else { return };
         if let Some(body) = announce::message(text) {
-            if self.say.try_send(Message { key: key.clone(), body: body.into() }).is_err() {
+            if self.aside.say.try_send(Message { key: key.clone(), body: body.into() }).is_err() {
                 self.shore.metrics.messages_dropped.inc();
             }
             return;
+        }
+        if text == announce::RENEWED {
+            let key = key.clone();
+            return self.catch_up(&key, events).await;
         }
         let Some(followed) = self.topics.get_mut(key) else { return };
         let event = match encode::decode_for(key, text) {
@@ -305,9 +323,7 @@ impl Reader {
 
     /// Passes an order on. One that finds no room is answered, or made up for by the next look.
     fn order(&mut self, order: Order) {
-        if let Err(mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order)) =
-            self.orders.try_send(order)
-        {
+        if let Err(TrySendError::Full(order) | TrySendError::Closed(order)) = self.orders.try_send(order) {
             match order {
                 Order::Watch(asks) => {
                     let busy = LogError::Unavailable("too much is being subscribed to".to_owned());
@@ -412,6 +428,14 @@ impl Reader {
             let first = page.events.first().map(|event| &event.position);
             if first.is_some_and(|first| first.epoch == last.epoch && first.offset != last.offset + 1) {
                 self.shore.metrics.log_gaps.inc();
+            }
+            if page.head.epoch != last.epoch
+                && page.events.is_empty()
+                && let Err(TrySendError::Full(key)) = self.aside.tell.try_send(key.clone())
+            {
+                // Found again, and told then.
+                self.behind.insert(key);
+                return;
             }
             let reached = page.events.last().map_or(page.head.clone(), |event| event.position.clone());
             let is_whole = page.events.is_empty() || reached == page.head;

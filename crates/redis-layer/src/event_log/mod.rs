@@ -154,6 +154,10 @@ impl EventLog for RedisEventLog {
         condition::of(&self.shore.guard.seen())
     }
 }
+    fn begin_epochs(&self, keys: Vec<TopicKey>) -> BoxFuture<'static, Result<Vec<Position>, LogError>> {
+        Box::pin(control::begin_epochs(self.shore.clone(), keys))
+    }
+
 
 /// Appends a call's entries: one part for each partition, or several where there are many.
 async fn append(
