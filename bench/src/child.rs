@@ -305,7 +305,8 @@ mod tests {
             let process =
                 Process::start_with_log("a shell", shell(&script), Duration::ZERO, log.clone()).unwrap();
             let ready = async {
-                while !std::fs::read_to_string(&log).unwrap_or_default().contains(&format!("ready {status}")) {
+                while !std::fs::read_to_string(&log).unwrap_or_default().contains(&format!("ready {status}"))
+                {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             };

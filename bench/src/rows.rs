@@ -127,16 +127,6 @@ impl Rest {
         Ok(Self { client, base: format!("http://{}", endpoint.address), token })
     }
 
-    /// Sets the database whose changes are streamed.
-    ///
-    /// # Errors
-    /// The platform refuses.
-    pub async fn set_database(&self, url: &str) -> Result<()> {
-        let config = json!({ "config": { "cdc": { "development": { "databaseUrl": url } } } });
-        self.send(reqwest::Method::PATCH, "/api/applications/app_default", Some(config)).await?;
-        Ok(())
-    }
-
     /// Creates a mapping of inserts to a topic; returns its id. `when` is its condition.
     ///
     /// # Errors

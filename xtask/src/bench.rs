@@ -1,4 +1,4 @@
-//! `cargo xtask bench` and `cargo xtask drill`: what is measured, and what is killed, on release builds.
+//! `cargo xtask bench` and `cargo xtask drill`: what is measured, and what is killed.
 
 use std::process::Command;
 
@@ -11,6 +11,8 @@ use crate::workspace::Workspace;
 
 /// The servers that the platform is compared with.
 const PEERS: &str = "bench/peers";
+/// Drills what takes little time to build.
+const DEBUG_BUILD: &str = "--debug-build";
 
 /// Measures everything and writes the tables of docs/benchmarks.md: `bench all` with the given arguments.
 pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
@@ -33,31 +35,68 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     step::must(bench)
 }
 
-/// Kills the platform again and again and accounts for every row: `bench drill` with the given arguments.
+/// Whether a program is built to be fast, or to be built fast.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Profile {
+    Release,
+    Debug,
+}
+
+/// Kills every part of the platform in turn and accounts for everything: `bench drill` with the given arguments,
+/// on release builds unless these say `--debug-build`.
 pub fn drill(workspace: &Workspace, arguments: &[String]) -> Result<()> {
-    system::ensure(&[Need::Postgres])?;
+    let (debug, rest): (Vec<String>, Vec<String>) =
+        arguments.iter().cloned().partition(|argument| argument == DEBUG_BUILD);
+    let profile = if debug.is_empty() { Profile::Release } else { Profile::Debug };
+    step::must(drill_command(workspace, &rest, profile)?)
+}
+
+/// A minute of the drill on debug builds, both modes, at a pace that a busy machine of two cores keeps up with.
+pub fn short_drill(workspace: &Workspace) -> Result<()> {
+    let words = ["--seconds", "22", "--every", "4", "--rate", "20", "--no-fsync"];
+    drill(workspace, &words.into_iter().chain([DEBUG_BUILD]).map(str::to_owned).collect::<Vec<_>>())
+}
+
+fn drill_command(workspace: &Workspace, arguments: &[String], profile: Profile) -> Result<Command> {
+    system::ensure(&[Need::Postgres, Need::Redis])?;
     let single = arguments.iter().any(|argument| argument == "--single");
     let platform: &[&str] = if single { &["realtime"] } else { &["backend", "workers"] };
-    build(workspace, &[platform, &["bench"]].concat())?;
-    let mut drill = program(workspace, "bench");
+    build_as(workspace, &[platform, &["bench"]].concat(), profile)?;
+    let mut drill = program_of(workspace, "bench", profile);
     drill.arg("drill");
     for name in platform {
-        drill.arg(format!("--{name}")).arg(program(workspace, name).get_program());
+        drill.arg(format!("--{name}")).arg(program_of(workspace, name, profile).get_program());
     }
     drill.args(arguments);
-    step::must(drill)
+    Ok(drill)
 }
 
 fn build(workspace: &Workspace, packages: &[&str]) -> Result<()> {
-    let mut cargo = workspace.cargo(&["build", "--release"]);
+    build_as(workspace, packages, Profile::Release)
+}
+
+fn build_as(workspace: &Workspace, packages: &[&str], profile: Profile) -> Result<()> {
+    let (name, arguments): (&str, &[&str]) = match profile {
+        Profile::Release => ("build for release", &["build", "--release"]),
+        Profile::Debug => ("build", &["build"]),
+    };
+    let mut cargo = workspace.cargo(arguments);
     for package in packages {
         cargo.args(["--package", package]);
     }
-    step::named("build for release", || step::must(cargo))
+    step::named(name, || step::must(cargo))
 }
 
 /// A program built for release, to run in the repository's directory.
 fn program(workspace: &Workspace, name: &str) -> Command {
-    let path = workspace.target_directory.join("release").join(name);
+    program_of(workspace, name, Profile::Release)
+}
+
+fn program_of(workspace: &Workspace, name: &str, profile: Profile) -> Command {
+    let directory = match profile {
+        Profile::Release => "release",
+        Profile::Debug => "debug",
+    };
+    let path = workspace.target_directory.join(directory).join(name);
     workspace.command(&path.to_string_lossy())
 }

@@ -10,6 +10,7 @@ mod dev;
 mod graph;
 mod groups;
 mod node;
+mod redisjson;
 mod openapi;
 mod step;
 mod system;
@@ -51,9 +52,9 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Kill the platform again and again while rows are inserted, and account for every row
+    /// Kill backends, workers, Redis and PostgreSQL in turn under load, and account for everything
     Drill {
-        /// Arguments of `bench drill`; see `cargo xtask drill -- --help`
+        /// `--debug-build`, and arguments of `bench drill`; see `cargo xtask drill -- --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

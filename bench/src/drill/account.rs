@@ -1,31 +1,11 @@
-//! What was committed, what each reader saw of it, and what that comes to.
+//! What was asked for, what each reader saw of it, and whether that agrees.
 //!
 //! Pure: it is told what happened and when. It knows nothing of connections, processes or databases.
 
-use std::collections::{BTreeSet, HashMap};
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
-/// Which rows the database has acknowledged, by their keys.
-#[derive(Debug, Default)]
-pub struct Ledger {
-    committed: BTreeSet<u64>,
-    rolled_back: BTreeSet<u64>,
-}
-
-impl Ledger {
-    /// Notes the rows of a transaction whose commit was acknowledged.
-    pub fn committed(&mut self, keys: std::ops::RangeInclusive<u64>) {
-        self.committed.extend(keys);
-    }
-
-    /// Notes the rows of a transaction that was rolled back.
-    pub fn rolled_back(&mut self, keys: std::ops::RangeInclusive<u64>) {
-        self.rolled_back.extend(keys);
-    }
-}
+use super::source::Mark;
 
 /// A place in a topic's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,21 +26,107 @@ impl Position {
     }
 }
 
-/// What one reader has seen of the topic.
+/// What became of each piece of work of one source, as whoever did it was told.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    issued: u64,
+    acknowledged: BTreeSet<u64>,
+    /// Where the answer said that the event stands, for sources that say it.
+    places: BTreeMap<u64, Position>,
+    unknown: BTreeSet<u64>,
+    refused: BTreeSet<u64>,
+    complaints: BTreeMap<String, u64>,
+}
+
+impl Ledger {
+    /// The key of the next piece of work: 1, 2, 3 …
+    pub fn issue(&mut self) -> u64 {
+        self.issued += 1;
+        self.issued
+    }
+
+    /// The last key that was given.
+    pub fn issued(&self) -> u64 {
+        self.issued
+    }
+
+    /// It was acknowledged: its event has to come.
+    pub fn acknowledged(&mut self, key: u64) {
+        self.acknowledged.insert(key);
+    }
+
+    /// The same, with the event's place.
+    pub fn acknowledged_at(&mut self, key: u64, position: Position) {
+        self.acknowledged.insert(key);
+        self.places.insert(key, position);
+    }
+
+    /// No answer, or one that says that it may have taken effect: its event may come.
+    pub fn unknown(&mut self, key: u64) {
+        self.unknown.insert(key);
+    }
+
+    /// It has certainly not taken effect: its event must not come.
+    pub fn refused(&mut self, key: u64) {
+        self.refused.insert(key);
+    }
+
+    /// Notes an answer that was no success, for whoever looks for a reason.
+    pub fn complain(&mut self, answer: String) {
+        *self.complaints.entry(answer).or_default() += 1;
+    }
+
+    /// Answers that were no success, with how often they came.
+    pub fn complaints(&self) -> &BTreeMap<String, u64> {
+        &self.complaints
+    }
+
+    /// Keys of acknowledged work.
+    pub fn acknowledged_keys(&self) -> &BTreeSet<u64> {
+        &self.acknowledged
+    }
+
+    /// Keys of work whose outcome nobody was told.
+    pub fn unknown_keys(&self) -> &BTreeSet<u64> {
+        &self.unknown
+    }
+
+    /// Keys of work that did not take effect.
+    pub fn refused_keys(&self) -> &BTreeSet<u64> {
+        &self.refused
+    }
+
+    /// Acknowledged work whose event stands elsewhere than its answer said.
+    pub fn misplaced(&self, account: &Account) -> u64 {
+        let differs =
+            |(key, place): &(&u64, &Position)| account.place(**key).is_some_and(|seen| seen != *place);
+        self.places.iter().filter(differs).count() as u64
+    }
+}
+
+/// An event that was seen.
+#[derive(Debug)]
+struct Seen {
+    position: Position,
+    id: String,
+    mark: Mark,
+}
+
+/// What one reader has seen of a topic.
 #[derive(Debug, Default)]
 pub struct Account {
-    /// Each key with the place where it was seen first.
-    seen: HashMap<u64, Position>,
+    seen: HashMap<u64, Seen>,
     at: Option<Position>,
-    highest: Option<u64>,
+    lanes: HashMap<u64, u64>,
     epochs: BTreeSet<String>,
     twice: BTreeSet<u64>,
-    redelivered: u64,
+    duplicated: u64,
     out_of_order: u64,
     gaps: u64,
     connections: u64,
     heard: Option<Instant>,
     silence: Duration,
+    window: Option<(Instant, Duration)>,
     trouble: Option<String>,
 }
 
@@ -70,7 +136,7 @@ impl Account {
         self.at.as_ref()
     }
 
-    /// Notes that a connection was made and answered, so far.
+    /// Notes that a connection was made and answered.
     pub fn connected(&mut self) {
         self.connections += 1;
     }
@@ -96,182 +162,114 @@ impl Account {
         self.trouble.as_deref().unwrap_or("nothing went wrong")
     }
 
-    /// Notes an event: its place, the key of its row and when it came.
-    pub fn event(&mut self, position: Position, key: u64, now: Instant) {
-        if let Some(heard) = self.heard.replace(now) {
-            self.silence = self.silence.max(now.duration_since(heard));
-        }
+    /// Notes an event: its place, its id, its piece of work and when it came.
+    pub fn event(&mut self, position: Position, id: String, mark: Mark, now: Instant) {
+        self.hear(now);
         self.epochs.insert(position.epoch.clone());
+        let known = self.seen.get(&mark.key);
+        if known.is_some_and(|known| known.position == position && known.id == id) {
+            self.duplicated += 1;
+            return self.advance(position);
+        }
+        let is_new = known.is_none();
         match &self.at {
-            Some(at) if position.is_behind(at) => return self.event_behind(position, key),
+            Some(at) if position.is_behind(at) => self.out_of_order += 1,
             Some(at) if !position.follows(at) => self.gaps += 1,
             _ => {}
         }
-        self.at = Some(position.clone());
-        self.key(position, key);
-    }
-
-    /// An event whose place was passed already: the same one again, or one that contradicts the order.
-    fn event_behind(&mut self, position: Position, key: u64) {
-        if self.seen.get(&key) == Some(&position) {
-            self.redelivered += 1;
-        } else {
-            self.out_of_order += 1;
-            self.key(position, key);
-        }
-    }
-
-    fn key(&mut self, position: Position, key: u64) {
-        if self.seen.contains_key(&key) {
-            self.twice.insert(key);
+        self.advance(position.clone());
+        if !is_new {
+            self.twice.insert(mark.key);
             return;
         }
-        self.seen.insert(key, position);
-        if self.highest.is_some_and(|highest| key < highest) {
+        let last = self.lanes.entry(mark.lane).or_default();
+        if mark.ordinal <= *last {
             self.out_of_order += 1;
         }
-        self.highest = self.highest.max(Some(key));
+        *last = mark.ordinal.max(*last);
+        self.seen.insert(mark.key, Seen { position, id, mark });
     }
 
-    /// Committed rows that it has not seen.
-    pub fn missing<'a>(&'a self, ledger: &'a Ledger) -> impl Iterator<Item = u64> + 'a {
-        ledger.committed.iter().copied().filter(|key| !self.seen.contains_key(key))
-    }
-
-    /// Rows that it has seen at two places.
-    pub fn twice(&self) -> impl Iterator<Item = u64> {
-        self.twice.iter().copied()
-    }
-
-    fn outcome(&self, name: &'static str, ledger: &Ledger) -> ReaderOutcome {
-        ReaderOutcome {
-            reader: name,
-            received: self.seen.len() as u64,
-            lost: self.missing(ledger).count() as u64,
-            twice: self.twice.len() as u64,
-            redelivered: self.redelivered,
-            out_of_order: self.out_of_order,
-            never_committed: self.seen.keys().filter(|key| !ledger.committed.contains(key)).count() as u64,
-            epochs: self.epochs.len() as u64,
-            gaps: self.gaps,
-            connections: self.connections,
-            longest_silence_seconds: self.silence.as_secs_f64(),
+    fn advance(&mut self, position: Position) {
+        if !self.at.as_ref().is_some_and(|at| position.is_behind(at)) {
+            self.at = Some(position);
         }
     }
-}
 
-/// What one reader's account comes to.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ReaderOutcome {
-    /// Who: `websocket`, `sse`, or the whole `history` read at the end.
-    pub reader: &'static str,
-    /// Rows that came.
-    pub received: u64,
-    /// Committed rows that did not.
-    pub lost: u64,
-    /// Rows that stand at two places of the history.
-    pub twice: u64,
-    /// Events that came again at the same place, which a reader may recognize by it.
-    pub redelivered: u64,
-    /// Events behind one that comes after them, by place or by key.
-    pub out_of_order: u64,
-    /// Rows that came although no commit of them was acknowledged.
-    pub never_committed: u64,
-    /// Epochs that it was told.
-    pub epochs: u64,
-    /// Places that were skipped, and recoveries that the server could not make.
-    pub gaps: u64,
-    /// Connections that were answered.
-    pub connections: u64,
+    fn hear(&mut self, now: Instant) {
+        if let Some(heard) = self.heard.replace(now) {
+            self.silence = self.silence.max(now.duration_since(heard));
+        }
+        if let Some((last, longest)) = &mut self.window {
+            *longest = (*longest).max(now.duration_since(*last));
+            *last = now;
+        }
+    }
+
+    /// Begins to look for the longest silence from now on.
+    pub fn open_window(&mut self, now: Instant) {
+        self.window = Some((now, Duration::ZERO));
+    }
+
+    /// The longest silence since the window was opened.
+    pub fn window_silence(&self) -> Duration {
+        self.window.map_or(Duration::ZERO, |(_, longest)| longest)
+    }
+
     /// The longest time between two events.
-    pub longest_silence_seconds: f64,
-}
-
-/// What the whole drill comes to.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Outcome {
-    /// Rows whose commit was acknowledged.
-    pub committed: u64,
-    /// Rows that were inserted and rolled back.
-    pub rolled_back: u64,
-    /// Rows that every reader received.
-    pub received: u64,
-    /// Committed rows that some reader did not receive.
-    pub lost: u64,
-    /// Rows that stand at two places of the history.
-    pub appended_twice: u64,
-    /// The readers' sum.
-    pub out_of_order: u64,
-    /// Different epochs that the readers were told.
-    pub epochs: u64,
-    /// The readers' sum.
-    pub gaps: u64,
-    /// Times that the platform was killed.
-    pub kills: u64,
-    /// The longest time that a live reader heard nothing.
-    pub longest_silence_seconds: f64,
-    /// Rows that came although no commit of them was acknowledged.
-    pub never_committed: u64,
-    /// Each reader's own.
-    pub readers: Vec<ReaderOutcome>,
-}
-
-impl Outcome {
-    /// Sums up.
-    pub fn new(ledger: &Ledger, kills: u64, accounts: &[(&'static str, &Account)]) -> Self {
-        let readers: Vec<ReaderOutcome> =
-            accounts.iter().map(|(name, account)| account.outcome(name, ledger)).collect();
-        let everywhere = |key: &u64| accounts.iter().all(|(_, account)| account.seen.contains_key(key));
-        let received = ledger.committed.iter().filter(|key| everywhere(key)).count() as u64;
-        let union = |part: fn(&Account) -> &BTreeSet<u64>| {
-            accounts.iter().flat_map(|(_, account)| part(account)).collect::<BTreeSet<_>>().len() as u64
-        };
-        let epochs: BTreeSet<&String> = accounts.iter().flat_map(|(_, account)| &account.epochs).collect();
-        Self {
-            committed: ledger.committed.len() as u64,
-            rolled_back: ledger.rolled_back.len() as u64,
-            received,
-            lost: ledger.committed.len() as u64 - received,
-            appended_twice: union(|account| &account.twice),
-            out_of_order: readers.iter().map(|reader| reader.out_of_order).sum(),
-            epochs: epochs.len() as u64,
-            gaps: readers.iter().map(|reader| reader.gaps).sum(),
-            kills,
-            longest_silence_seconds: readers.iter().map(|r| r.longest_silence_seconds).fold(0.0, f64::max),
-            never_committed: readers.iter().map(|reader| reader.never_committed).max().unwrap_or(0),
-            readers,
-        }
+    pub fn silence(&self) -> Duration {
+        self.silence
     }
 
-    /// Whether everything is as promised, and there was something to promise.
-    pub fn holds(&self) -> bool {
-        self.committed > 0
-            && self.kills > 0
-            && self.epochs == 1
-            && [self.lost, self.appended_twice, self.out_of_order, self.gaps, self.never_committed] == [0; 5]
+    /// Where the event of this piece of work was seen first.
+    pub fn place(&self, key: u64) -> Option<&Position> {
+        self.seen.get(&key).map(|seen| &seen.position)
     }
-}
 
-impl fmt::Display for Outcome {
-    /// The accounting line.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "committed {}, received {}, lost {}, appended twice {}, out of order {}, epochs {}, gaps {}, \
-             kills {}, longest silence {:.1} s, never committed {}",
-            self.committed,
-            self.received,
-            self.lost,
-            self.appended_twice,
-            self.out_of_order,
-            self.epochs,
-            self.gaps,
-            self.kills,
-            self.longest_silence_seconds,
-            self.never_committed
-        )
+    /// Whether the event of this piece of work was seen.
+    pub fn has(&self, key: u64) -> bool {
+        self.seen.contains_key(&key)
+    }
+
+    /// Keys of all events that were seen.
+    pub fn keys(&self) -> impl Iterator<Item = u64> {
+        self.seen.keys().copied()
+    }
+
+    /// Keys and ordinals of what was seen of one lane, in no particular order.
+    pub fn of_lane(&self, lane: u64) -> impl Iterator<Item = (u64, u64)> {
+        let marks = self.seen.values().map(|seen| seen.mark);
+        marks.filter(move |mark| mark.lane == lane).map(|mark| (mark.key, mark.ordinal))
+    }
+
+    /// Keys that stand at two places.
+    pub fn twice(&self) -> &BTreeSet<u64> {
+        &self.twice
+    }
+
+    /// Events that came again at the same place, under the same id.
+    pub fn duplicated(&self) -> u64 {
+        self.duplicated
+    }
+
+    /// Events behind one that they should precede.
+    pub fn out_of_order(&self) -> u64 {
+        self.out_of_order
+    }
+
+    /// Epochs that it was told.
+    pub fn epochs(&self) -> &BTreeSet<String> {
+        &self.epochs
+    }
+
+    /// Places that were skipped, and recoveries that the server could not make.
+    pub fn gaps(&self) -> u64 {
+        self.gaps
+    }
+
+    /// Connections that were answered.
+    pub fn connections(&self) -> u64 {
+        self.connections
     }
 }
 
@@ -289,97 +287,85 @@ mod tests {
         let mut account = Account::default();
         account.stands_at(at(0));
         for (second, (offset, key)) in events.iter().enumerate() {
-            account.event(at(*offset), *key, start + Duration::from_secs(second as u64));
+            let mark = Mark { key: *key, lane: 0, ordinal: *key };
+            let now = start + Duration::from_secs(second as u64);
+            account.event(at(*offset), format!("evt_{key}"), mark, now);
         }
         account
     }
 
-    fn ledger(last: u64) -> Ledger {
-        let mut ledger = Ledger::default();
-        ledger.committed(1..=last);
-        ledger
-    }
-
-    fn outcome(events: &[(u64, u64)]) -> Outcome {
-        Outcome::new(&ledger(3), 1, &[("websocket", &reader(events))])
+    fn verdict(events: &[(u64, u64)]) -> (usize, u64, u64, u64) {
+        let account = reader(events);
+        (account.twice.len(), account.duplicated, account.out_of_order, account.gaps)
     }
 
     #[test]
-    fn all_in_order_holds() {
-        let outcome = outcome(&[(1, 1), (2, 2), (3, 3)]);
-        assert!(outcome.holds(), "{outcome}");
+    fn all_in_order_is_well() {
+        assert_eq!(verdict(&[(1, 1), (2, 2), (3, 3)]), (0, 0, 0, 0));
+        assert_eq!(reader(&[(1, 1), (2, 2)]).silence(), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_repeat_at_the_same_place_is_only_a_duplicate() {
+        assert_eq!(verdict(&[(1, 1), (2, 2), (1, 1), (2, 2), (3, 3)]), (0, 2, 0, 0));
+    }
+
+    #[test]
+    fn the_same_place_under_another_id_is_no_duplicate() {
+        let mut account = reader(&[(1, 1)]);
+        account.event(at(1), "evt_other".to_owned(), Mark { key: 1, lane: 0, ordinal: 1 }, Instant::now());
+        assert_eq!((account.duplicated, account.twice.len(), account.out_of_order), (0, 1, 1));
+    }
+
+    #[test]
+    fn a_skipped_place_is_a_gap() {
+        assert_eq!(verdict(&[(1, 1), (3, 3)]), (0, 0, 0, 1));
+    }
+
+    #[test]
+    fn one_key_at_two_places_was_appended_twice() {
+        assert_eq!(verdict(&[(1, 1), (2, 2), (3, 2), (4, 3)]), (1, 0, 0, 0));
+    }
+
+    #[test]
+    fn order_within_a_lane_and_by_place_is_looked_at() {
+        assert_eq!(verdict(&[(1, 1), (2, 3), (3, 2)]), (0, 0, 1, 0));
+        assert_eq!(verdict(&[(1, 1), (2, 2), (2, 3)]), (0, 0, 1, 0), "another event at a passed place");
+        let mut account = reader(&[(1, 5)]);
+        account.event(at(2), "evt_9".to_owned(), Mark { key: 9, lane: 1, ordinal: 1 }, Instant::now());
+        assert_eq!(account.out_of_order, 0, "lanes have orders of their own");
+        assert_eq!(account.of_lane(1).collect::<Vec<_>>(), [(9, 1)]);
+    }
+
+    #[test]
+    fn a_new_epoch_is_a_gap_and_counted() {
+        let mut account = reader(&[(1, 1), (2, 2)]);
+        let position = Position { epoch: "e2".to_owned(), offset: 1 };
+        account.event(position, "evt_3".to_owned(), Mark { key: 3, lane: 0, ordinal: 3 }, Instant::now());
+        assert_eq!((account.gaps, account.epochs().len()), (1, 2));
+    }
+
+    #[test]
+    fn a_place_that_was_acknowledged_is_compared() {
+        let mut ledger = Ledger::default();
+        ledger.acknowledged_at(1, at(1));
+        ledger.acknowledged_at(2, at(7));
+        ledger.acknowledged_at(3, at(3));
         assert_eq!(
-            outcome.to_string(),
-            "committed 3, received 3, lost 0, appended twice 0, out of order 0, epochs 1, gaps 0, kills 1, \
-             longest silence 1.0 s, never committed 0"
+            ledger.misplaced(&reader(&[(1, 1), (2, 2)])),
+            1,
+            "what has not come is lost, not misplaced"
         );
     }
 
     #[test]
-    fn a_repeat_at_the_same_place_is_only_a_redelivery() {
-        let outcome = outcome(&[(1, 1), (2, 2), (1, 1), (2, 2), (3, 3)]);
-        assert!(outcome.holds(), "{outcome}");
-        assert_eq!(outcome.readers[0].redelivered, 2);
-    }
-
-    #[test]
-    fn a_missing_row_is_lost_and_its_place_a_gap() {
-        let outcome = outcome(&[(1, 1), (3, 3)]);
-        assert_eq!((outcome.received, outcome.lost, outcome.gaps), (2, 1, 1));
-        assert!(!outcome.holds());
-    }
-
-    #[test]
-    fn a_row_at_two_places_was_appended_twice() {
-        let outcome = outcome(&[(1, 1), (2, 2), (3, 2), (4, 3)]);
-        assert_eq!((outcome.lost, outcome.appended_twice, outcome.out_of_order), (0, 1, 0));
-        assert!(!outcome.holds());
-    }
-
-    #[test]
-    fn rows_against_the_order_of_commits_are_counted() {
-        let outcome = outcome(&[(1, 1), (2, 3), (3, 2)]);
-        assert_eq!((outcome.lost, outcome.out_of_order), (0, 1));
-        assert!(!outcome.holds());
-    }
-
-    #[test]
-    fn another_row_at_a_passed_place_is_out_of_order() {
-        let outcome = outcome(&[(1, 1), (2, 2), (2, 3)]);
-        assert_eq!((outcome.lost, outcome.out_of_order), (0, 1));
-    }
-
-    #[test]
-    fn a_new_epoch_fails_the_drill() {
-        let mut account = reader(&[(1, 1), (2, 2)]);
-        account.stands_at(Position { epoch: "e2".to_owned(), offset: 0 });
-        account.event(Position { epoch: "e2".to_owned(), offset: 1 }, 3, Instant::now());
-        let outcome = Outcome::new(&ledger(3), 1, &[("sse", &account)]);
-        assert_eq!((outcome.lost, outcome.epochs), (0, 2));
-        assert!(!outcome.holds());
-    }
-
-    #[test]
-    fn what_was_rolled_back_must_not_come() {
-        let mut ledger = ledger(2);
-        ledger.rolled_back(3..=3);
-        let outcome = Outcome::new(&ledger, 1, &[("history", &reader(&[(1, 1), (2, 2), (3, 3)]))]);
-        assert_eq!((outcome.lost, outcome.never_committed, outcome.rolled_back), (0, 1, 1));
-        assert!(!outcome.holds());
-    }
-
-    #[test]
-    fn a_row_counts_as_received_only_where_every_reader_has_it() {
-        let (all, some) = (reader(&[(1, 1), (2, 2), (3, 3)]), reader(&[(1, 1), (2, 2)]));
-        let outcome = Outcome::new(&ledger(3), 1, &[("websocket", &all), ("sse", &some)]);
-        assert_eq!((outcome.received, outcome.lost), (2, 1));
-        assert_eq!(some.missing(&ledger(3)).collect::<Vec<_>>(), [3]);
-    }
-
-    #[test]
-    fn a_drill_without_rows_or_kills_shows_nothing() {
-        let account = reader(&[]);
-        assert!(!Outcome::new(&Ledger::default(), 1, &[("websocket", &account)]).holds());
-        assert!(!Outcome::new(&ledger(1), 0, &[("websocket", &reader(&[(1, 1)]))]).holds());
+    fn the_window_knows_only_what_is_in_it() {
+        let start = Instant::now();
+        let mut account = reader(&[(1, 1)]);
+        account.open_window(start + Duration::from_secs(100));
+        let mark = |key| Mark { key, lane: 0, ordinal: key };
+        account.event(at(2), "evt_2".to_owned(), mark(2), start + Duration::from_secs(103));
+        account.event(at(3), "evt_3".to_owned(), mark(3), start + Duration::from_secs(104));
+        assert_eq!(account.window_silence(), Duration::from_secs(3));
     }
 }
