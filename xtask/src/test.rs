@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use crate::bench;
 use crate::counts::Counts;
 use crate::dev;
 use crate::node::NodePackage;
@@ -42,6 +43,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
             step::run(command)
         }));
     }
+    total.add(&counted(step::named("a minute of the drill", || bench::short_drill(workspace))));
     wait_for_shared_server(workspace);
     if total.ignored > 0 {
         eprintln!("{} tests did not run", total.ignored);
@@ -54,21 +56,26 @@ pub fn run(workspace: &Workspace) -> Result<()> {
 
 /// Builds packages, and the programs that embed them; a failure counts, and does not keep the rest from running.
 fn preparations(workspace: &Workspace) -> Vec<Counts> {
-    let counted = |result: Result<()>| match result {
-        Ok(()) => Counts::default(),
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            Counts { failed: 1, ..Counts::default() }
-        }
-    };
+    let failures = |result: Result<()>| Counts { passed: 0, ..counted(result) };
     let mut done = Vec::new();
     for name in ["sdk", "admin-ui"] {
         let built = NodePackage::find(workspace, name)
             .and_then(|package| package.map_or(Ok(()), |package| package.ensure_built()));
-        done.push(counted(built));
+        done.push(failures(built));
     }
-    done.push(counted(dev::build_programs(workspace)));
+    done.push(failures(dev::build_programs(workspace)));
     done
+}
+
+/// Something that either is as it has to be, or is not: one test.
+fn counted(result: Result<()>) -> Counts {
+    match result {
+        Ok(()) => Counts { passed: 1, ..Counts::default() },
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            Counts { failed: 1, ..Counts::default() }
+        }
+    }
 }
 
 fn runner(name: &str, run: impl FnOnce() -> Result<step::Outcome>) -> Counts {
