@@ -68,7 +68,7 @@ impl Upgrade {
         protocol: Protocol,
         largest: usize,
         subprotocol: Option<HeaderValue>,
-        connection: impl FnOnce(Socket) -> F + Send + 'static,
+        connection: impl FnOnce(Box<Socket>) -> F + Send + 'static,
     ) -> Response {
         let on_upgrade = self.on_upgrade;
         gateway.tasks.spawn(async move {
@@ -117,7 +117,7 @@ impl Socket {
         upgraded: Upgraded,
         protocol: Protocol,
         largest: usize,
-    ) -> Option<impl Future<Output = Self> + Send> {
+    ) -> Option<impl Future<Output = Box<Self>> + Send> {
         let parts = downcast::<TokioIo<TcpStream>>(upgraded).ok()?;
         let stream = Arc::new(parts.io.into_inner());
         let wire = SocketWire::new(stream.clone(), protocol);
@@ -131,7 +131,8 @@ impl Socket {
         let read = parts.read_buf.to_vec();
         Some(async move {
             let stream = WebSocketStream::from_partially_read(shared, read, Role::Server, Some(config)).await;
-            Self { stream, wire }
+            // What a task holds across its awaits is in it once for each function that it was handed through.
+            Box::new(Self { stream, wire })
         })
     }
 

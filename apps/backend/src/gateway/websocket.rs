@@ -70,7 +70,12 @@ fn subprotocol_token(headers: &HeaderMap) -> Option<String> {
     subprotocols(headers).find_map(|name| name.strip_prefix("token.").map(str::to_owned))
 }
 
-async fn run(gateway: Arc<Gateway>, identity: Arc<Identity>, address: Option<IpAddr>, mut socket: Socket) {
+async fn run(
+    gateway: Arc<Gateway>,
+    identity: Arc<Identity>,
+    address: Option<IpAddr>,
+    mut socket: Box<Socket>,
+) {
     let outbox = Outbox::new(gateway.limits.outbox);
     socket.attach(&gateway, &outbox);
     let session = gateway.session(Transport::WebSocket, address, outbox.clone(), identity);
@@ -78,7 +83,8 @@ async fn run(gateway: Arc<Gateway>, identity: Arc<Identity>, address: Option<IpA
     let limit = session.limits().message_bytes;
     let mut codec = PlainCodec { session, limit, malformed: 0 };
     drive(&mut socket, &mut codec, &outbox).await;
-    codec.session.end().await;
+    // Boxed, for it needs much, and the connection's task would have that room for all its life.
+    Box::pin(codec.session.end()).await;
 }
 
 struct PlainCodec {

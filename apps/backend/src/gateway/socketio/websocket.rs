@@ -39,7 +39,7 @@ pub fn upgrade(
         let _place = place;
         match sid {
             None => fresh(running, handshake, socket).await,
-            Some(sid) => take_over(&running, &sid, socket).await,
+            Some(sid) => take_over(running, sid, socket).await,
         }
     })
 }
@@ -56,17 +56,23 @@ pub fn open_packet(sid: &str, upgrades: &[&str], gateway: &Gateway) -> String {
     format!("0{open}")
 }
 
-async fn fresh(gateway: Arc<Gateway>, handshake: Handshake, mut socket: Socket) {
+/// What it takes to begin is boxed, as below, so that the task has no room for it later.
+async fn fresh(gateway: Arc<Gateway>, handshake: Handshake, mut socket: Box<Socket>) {
+    if let Some(connection) = Box::pin(open(gateway, handshake, &mut socket)).await {
+        run(connection, socket).await;
+    }
+}
+
+/// Opens the connection, and waits for the first packet: who never connects to the namespace is not kept, and told
+/// when the server stops.
+async fn open(gateway: Arc<Gateway>, handshake: Handshake, socket: &mut Socket) -> Option<Box<Connection>> {
     let sid = super::polling::new_sid();
     let open = open_packet(&sid, &[], &gateway);
-    if socket.stream.send(Message::Text(open.into())).await.is_err() {
-        return;
-    }
-    let mut connection = Connection::new(gateway, handshake);
-    // Who never connects to the namespace is not kept, and told when the server stops.
+    socket.stream.send(Message::Text(open.into())).await.ok()?;
+    let mut connection = Box::new(Connection::new(gateway, handshake));
     let reason = tokio::select! {
         reason = connection.outbox.closing() => Some(reason),
-        first = tokio::time::timeout(OPEN_WITHIN, first_packet(&mut socket)) => match first {
+        first = tokio::time::timeout(OPEN_WITHIN, first_packet(socket)) => match first {
             Ok(Some(text)) => match connection.receive(&text).await {
                 Inbound::Close(reason) => Some(reason),
                 Inbound::Continue | Inbound::Alive => None,
@@ -77,7 +83,7 @@ async fn fresh(gateway: Arc<Gateway>, handshake: Handshake, mut socket: Socket) 
     if let Some(reason) = reason {
         connection.outbox.close(reason);
     }
-    run(connection, socket).await;
+    Some(connection)
 }
 
 async fn first_packet(socket: &mut Socket) -> Option<Utf8Bytes> {
@@ -91,10 +97,18 @@ async fn first_packet(socket: &mut Socket) -> Option<Utf8Bytes> {
 }
 
 /// Probes the WebSocket and takes the session over from long-polling once the client says so.
-async fn take_over(gateway: &Arc<Gateway>, sid: &str, mut socket: Socket) {
+async fn take_over(gateway: Arc<Gateway>, sid: String, mut socket: Box<Socket>) {
+    match Box::pin(probe(&gateway, &sid, &mut socket)).await {
+        Some(connection) => run(connection, socket).await,
+        None => close(&mut socket, &CloseReason::Gone).await,
+    }
+}
+
+/// Answers the client's probe, and takes the session once the client says so.
+async fn probe(gateway: &Arc<Gateway>, sid: &str, socket: &mut Socket) -> Option<Box<Connection>> {
     let probing = async {
         loop {
-            let text = first_packet(&mut socket).await?;
+            let text = first_packet(socket).await?;
             match Engine::parse(&text)? {
                 Engine::Ping("probe") => {
                     socket.stream.send(Message::Text("3probe".into())).await.ok()?;
@@ -105,26 +119,22 @@ async fn take_over(gateway: &Arc<Gateway>, sid: &str, mut socket: Socket) {
             }
         }
     };
-    let upgraded = matches!(tokio::time::timeout(OPEN_WITHIN, probing).await, Ok(Some(())));
-    let connection = if upgraded { gateway.polling.take(sid).await } else { None };
-    match connection {
-        Some(connection) => run(connection, socket).await,
-        None => close(&mut socket, &CloseReason::Gone).await,
-    }
+    tokio::time::timeout(OPEN_WITHIN, probing).await.ok()??;
+    gateway.polling.take(sid).await.map(Box::new)
 }
 
-async fn run(connection: Connection, mut socket: Socket) {
+async fn run(connection: Box<Connection>, mut socket: Box<Socket>) {
     let outbox = connection.outbox.clone();
     socket.attach(&connection.gateway, &outbox);
     let mut codec = SocketIoCodec { connection };
     let reason = drive(&mut socket, &mut codec, &outbox).await;
     // Socket.IO's clients do not see close codes: they are told by an event, which went out before the close.
     tracing::trace!(?reason, "a socket.io connection ended");
-    codec.connection.end().await;
+    Box::pin(codec.connection.end()).await;
 }
 
 struct SocketIoCodec {
-    connection: Connection,
+    connection: Box<Connection>,
 }
 
 impl Codec for SocketIoCodec {
