@@ -12,6 +12,9 @@ pub enum StoreError {
     /// The event log takes no more events for now.
     #[error("the event log is full: its side-effect readers are too far behind")]
     BacklogFull,
+    /// Too many documents wait for the archive; none is taken until some have been written there.
+    #[error("too many documents are not in the database yet")]
+    TooManyUnflushed,
     /// The store does not answer. Whether a write in flight was committed is not known.
     #[error("the document store is unavailable: {0}")]
     Unavailable(String),
@@ -27,6 +30,11 @@ impl From<StoreError> for Problem {
             StoreError::BacklogFull => {
                 Problem::new(ErrorKind::Unavailable, "BACKLOG_FULL", "the event log is full; try again later")
             }
+            StoreError::TooManyUnflushed => Problem::new(
+                ErrorKind::Unavailable,
+                "DOCUMENTS_UNFLUSHED",
+                "too many documents wait for the database; try again later",
+            ),
             StoreError::Unavailable(_) => {
                 Problem::unavailable("the document store does not answer; try again")
             }

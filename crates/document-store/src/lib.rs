@@ -4,6 +4,7 @@
 //! `contract`, feature `contract`) that every implementation passes. Knows no database and no broker, and not what an
 //! edit does to a document's data: that enters as a pure function.
 
+mod archive;
 mod document;
 mod error;
 mod names;
@@ -12,6 +13,7 @@ mod port;
 #[cfg(feature = "contract")]
 pub mod contract;
 
+pub use archive::{Archived, DocumentArchive, Flushed, Unflushed};
 pub use document::{Change, Document, DocumentEvent, DocumentKey, Revision, Write};
 pub use error::StoreError;
 pub use names::{DocumentId, ServiceName};

@@ -136,6 +136,18 @@ pub struct Metrics {
     pub log_history_shortened: IntCounter,
     /// `realtime_log_backlog_ratio`: what side-effect readers have yet to read, as a share of the limit (0 to 1).
     pub log_backlog_ratio: Gauge,
+    /// `realtime_documents_unflushed`: documents whose last revisions are not in the database yet, over all processes.
+    pub documents_unflushed: IntGauge,
+    /// `realtime_document_flush_lag_seconds`: for how long the oldest of these waits.
+    pub document_flush_lag: Gauge,
+    /// `realtime_documents_flushed_total`: documents written to the database by this process.
+    pub documents_flushed: IntCounter,
+    /// `realtime_document_flush_failures_total`: flushes that failed; their documents stay unflushed.
+    pub document_flush_failures: IntCounter,
+    /// `realtime_document_flush_refusals_total`: documents of which the database held a higher revision than Redis.
+    pub document_flush_refusals: IntCounter,
+    /// `realtime_document_conflicts_total`: edits that met another process's write and were applied again.
+    pub document_conflicts: IntCounter,
     /// `realtime_subscriptions`: subscriptions held by this process's connections.
     pub subscriptions: IntGauge,
     /// `realtime_cdc_rows_total`: row changes read from replication streams.
@@ -300,6 +312,36 @@ impl Metrics {
                 r,
                 "realtime_log_backlog_ratio",
                 "What side-effect readers have yet to read of the event log, as a share of its limit",
+            ),
+            documents_unflushed: registry::gauge(
+                r,
+                "realtime_documents_unflushed",
+                "Documents whose last revisions are not in the database yet, over all processes",
+            ),
+            document_flush_lag: registry::float_gauge(
+                r,
+                "realtime_document_flush_lag_seconds",
+                "For how long the oldest unflushed document waits for the database, in seconds",
+            ),
+            documents_flushed: registry::counter(
+                r,
+                "realtime_documents_flushed_total",
+                "Documents written from Redis to the database",
+            ),
+            document_flush_failures: registry::counter(
+                r,
+                "realtime_document_flush_failures_total",
+                "Flushes of documents that failed, to be tried again",
+            ),
+            document_flush_refusals: registry::counter(
+                r,
+                "realtime_document_flush_refusals_total",
+                "Documents of which the database held a higher revision than Redis",
+            ),
+            document_conflicts: registry::counter(
+                r,
+                "realtime_document_conflicts_total",
+                "Edits that met another process's write and were applied again",
             ),
             subscriptions: registry::gauge(
                 r,

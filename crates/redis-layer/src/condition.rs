@@ -1,7 +1,11 @@
 //! What is said of Redis to whoever asks whether the process is ready.
 
-use crate::generation::Seen;
+use crate::{documents::UnflushedDocuments, generation::Seen};
 use event_log::Condition;
+use std::sync::atomic::Ordering;
+
+/// How long documents may wait to be flushed before it is said.
+const LONG_MS: u64 = 30_000;
 
 /// The server's state, and what of its settings can lose data, which is a warning only.
 pub fn of(seen: &Seen) -> Vec<Condition> {
@@ -25,6 +29,20 @@ pub fn of(seen: &Seen) -> Vec<Condition> {
     vec![Condition { name: "redis", ok: true, message }]
 }
 
+/// What is said of documents that are not in the archive yet, where there are too many or they wait for too long. A
+/// warning only: whatever else this process serves goes on.
+pub fn of_documents(unflushed: &UnflushedDocuments) -> Option<Condition> {
+    let (count, lag_ms) = (unflushed.count.load(Ordering::Relaxed), unflushed.lag_ms.load(Ordering::Relaxed));
+    let is_full = unflushed.is_full.load(Ordering::Relaxed);
+    if !is_full && lag_ms < LONG_MS {
+        return None;
+    }
+    let refused = if is_full { "; no further write is taken" } else { "" };
+    let seconds = lag_ms / 1_000;
+    let message = format!("{count} documents wait for PostgreSQL, the oldest for {seconds} s{refused}");
+    Some(Condition { name: "documents", ok: true, message: Some(message) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,6 +58,18 @@ mod tests {
         assert!(weak.ok && weak.message.is_some_and(|message| message.contains("everysec")));
         let hidden = of(&seen(vec![node(None)])).remove(0);
         assert!(hidden.ok && hidden.message.is_some());
+    }
+
+    #[test]
+    fn documents_that_wait_for_long_are_said() {
+        let unflushed = UnflushedDocuments::default();
+        assert_eq!(of_documents(&unflushed), None);
+        unflushed.lag_ms.store(LONG_MS, Ordering::Relaxed);
+        assert!(of_documents(&unflushed).is_some_and(|condition| condition.ok));
+        unflushed.lag_ms.store(0, Ordering::Relaxed);
+        unflushed.is_full.store(true, Ordering::Relaxed);
+        let said = of_documents(&unflushed).and_then(|condition| condition.message);
+        assert!(said.is_some_and(|said| said.contains("no further write")));
     }
 
     #[test]

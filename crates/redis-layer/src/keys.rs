@@ -1,7 +1,9 @@
 //! Every key and channel in Redis: who belongs to a tenant carries its scope, and who shares a script a hash tag.
 
+use document_store::{Change, DocumentId, DocumentKey, ServiceName};
 use event_log::TopicKey;
 use fred::types::ClusterHash;
+use shared_types::{AppId, Scope};
 
 /// The number of partitions; fixed, because topics hash to them.
 pub const PARTITIONS: u16 = 64;
@@ -14,6 +16,11 @@ impl Partition {
     /// The partition of a topic.
     pub fn of(key: &TopicKey) -> Self {
         Self(event_log::partition_of(key, PARTITIONS))
+    }
+
+    /// The partition of a document, which is that of its service's topics.
+    pub fn of_document(key: &DocumentKey) -> Self {
+        Self::of(&TopicKey { scope: key.scope.clone(), topic: Change::Updated.topic(&key.service) })
     }
 
     /// All of them.
@@ -49,6 +56,16 @@ impl Partition {
     /// The answer to the last batch of one writer; expires.
     pub fn writer(self, writer: &str) -> String {
         self.key(&format!("writer:{writer}"))
+    }
+
+    /// Sorted set: the names of documents with unflushed revisions, by when they were last found flushed (ms).
+    pub fn unflushed(self) -> String {
+        self.key("unflushed")
+    }
+
+    /// Who flushes what others have left; expires.
+    pub fn flusher(self) -> String {
+        self.key("flusher")
     }
 
     /// The slot in a cluster.
@@ -87,6 +104,38 @@ pub fn publisher_id(key: &TopicKey, producer: &str, id: &str) -> String {
     format!("realtime:{{p{:02}}}:id:{application}:{environment}:{digest}", Partition::of(key).0)
 }
 
+fn of_document(name: &str, partition: Partition, key: &DocumentKey) -> String {
+    let (application, environment) = (key.scope.application(), key.scope.environment());
+    let DocumentKey { service, id, .. } = key;
+    format!("syncdoc:{name}:{{p{:02}}}:{application}:{environment}:{service}:{id}", partition.0)
+}
+
+/// A document of `partition`: its head and its data.
+pub fn document(partition: Partition, key: &DocumentKey) -> String {
+    of_document("data", partition, key)
+}
+
+/// Hash: what is remembered of a document's unflushed revisions, by their numbers.
+pub fn unflushed(partition: Partition, key: &DocumentKey) -> String {
+    of_document("unflushed", partition, key)
+}
+
+/// A document's name among those of its partition.
+pub fn document_name(key: &DocumentKey) -> String {
+    let (application, environment) = (key.scope.application(), key.scope.environment());
+    format!("{application}\n{environment}\n{}\n{}", key.service, key.id)
+}
+
+/// Reads what [`document_name`] wrote.
+pub fn read_document_name(name: &str) -> Option<DocumentKey> {
+    let mut parts = name.splitn(4, '\n');
+    Some(DocumentKey {
+        scope: Scope::new(AppId::from_stored(parts.next()?), parts.next()?.parse().ok()?),
+        service: ServiceName::from_stored(parts.next()?),
+        id: DocumentId::from_stored(parts.next()?),
+    })
+}
+
 /// How live readers are reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announcing {
@@ -120,7 +169,7 @@ impl Announcing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shared_types::{AppId, Environment, Scope, TopicName};
+    use shared_types::{Environment, TopicName};
 
     fn key(application: &str, topic: &str) -> TopicKey {
         TopicKey {
@@ -148,6 +197,25 @@ mod tests {
             let slot = fred::util::redis_keyslot(name.as_bytes());
             assert_eq!(ClusterHash::Custom(slot), partition.slot(), "{name}");
         }
+    }
+
+    #[test]
+    fn a_document_shares_the_slot_of_its_topics() {
+        let document = DocumentKey {
+            scope: Scope::new(AppId::from_stored("app_a"), Environment::Staging),
+            service: ServiceName::from_stored("notes"),
+            id: DocumentId::from_stored("a{b}c"),
+        };
+        let partition = Partition::of_document(&document);
+        for change in [Change::Created, Change::Updated, Change::Deleted] {
+            assert_eq!(Partition::of(&key("app_a", change.topic(&document.service).as_str())), partition);
+        }
+        for name in [super::document(partition, &document), unflushed(partition, &document)] {
+            let slot = fred::util::redis_keyslot(name.as_bytes());
+            assert_eq!(ClusterHash::Custom(slot), partition.slot(), "{name}");
+            assert!(name.ends_with(":app_a:staging:notes:a{b}c"), "{name}");
+        }
+        assert_eq!(read_document_name(&document_name(&document)), Some(document));
     }
 
     #[test]

@@ -1,11 +1,12 @@
-//! Redis: the event log that any number of backends and workers share.
+//! Redis: the event log and the hot documents that any number of backends and workers share.
 //!
 //! Owns connections, keys, scripts, and the decision whether a server still has everything that was acknowledged.
-//! Knows nothing of HTTP or of who appends. Events enter and leave through the port of `event-log`; the witness of
-//! the generation is a row in PostgreSQL.
+//! Knows nothing of HTTP or of who appends. Events and documents enter and leave through the ports
+//! `event-log` and `document-store`; the witness of the generation is a row in PostgreSQL.
 
 mod condition;
 mod connection;
+mod documents;
 mod error;
 pub mod event_log;
 mod generation;
@@ -14,6 +15,8 @@ mod presence;
 mod scripts;
 mod settings;
 
+pub use documents::RedisDocumentStore;
 pub use error::RedisError;
+pub use generation::end as end_generation;
 pub use presence::RedisPresence;
 pub use settings::{HistoryLimit, RedisSettings};

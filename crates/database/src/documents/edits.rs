@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use document_store::{Document, DocumentKey, Edit, KEPT_REVISIONS, Write};
 use event_log::{Entry, Identity, TopicKey};
 use shared_types::{Problem, Source};
-use sqlx::{Postgres, Transaction};
+use sqlx::{PgConnection, Postgres, Transaction};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// How many edits share a transaction at most: each may hold a document, its diff and its event in memory.
@@ -208,9 +208,10 @@ async fn write(
         .await
 }
 
-/// Removes revisions beyond those that are kept, of documents that have gathered some.
-async fn prune(
-    tx: &mut Transaction<'_, Postgres>,
+/// Removes revisions beyond those that are kept, of documents that have gathered some; each comes with the revision at
+/// which it stood before.
+pub(super) async fn prune(
+    connection: &mut PgConnection,
     documents: &[(&Document, u64)],
 ) -> Result<(), sqlx::Error> {
     let due: Vec<&Document> = documents
@@ -235,7 +236,7 @@ async fn prune(
     .bind(due.iter().map(|d| d.key.service.as_str()).collect::<Vec<_>>())
     .bind(due.iter().map(|d| d.key.id.as_str()).collect::<Vec<_>>())
     .bind(due.iter().map(|d| (d.revision - KEPT_REVISIONS) as i64).collect::<Vec<_>>())
-    .execute(&mut **tx)
+    .execute(connection)
     .await?;
     Ok(())
 }

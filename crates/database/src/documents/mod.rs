@@ -2,11 +2,14 @@
 //!
 //! Owns `sync_documents` and `sync_document_revisions`. Edits go through the event log's writer, so that a document,
 //! its revision and its event are committed together, and many of them in one transaction (`edits`); reading goes by
-//! the pool (`reading`). What an edit does to a document enters as a pure function; knows nothing of merging or diffs.
+//! the pool (`reading`). Where another store stands in front, its documents come to rest here (`archive`). What an
+//! edit does to a document enters as a pure function; knows nothing of merging or diffs.
 
+mod archive;
 mod edits;
 mod reading;
 
+pub use archive::PostgresArchive;
 pub use edits::EditRequest;
 pub(crate) use edits::{Edits, MAX_EDITS};
 

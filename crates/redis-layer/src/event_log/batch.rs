@@ -157,7 +157,7 @@ pub fn write(address: &Address<'_>, requests: &[&[Prepared]], renewed: &HashSet<
 }
 
 /// What both scripts are told first.
-fn front(address: &Address<'_>) -> Vec<Value> {
+pub fn front(address: &Address<'_>) -> Vec<Value> {
     let history = address.settings.history;
     let longest = address.own.values().copied().max().unwrap_or_default().max(history);
     vec![
@@ -243,7 +243,7 @@ fn write_marked(
 }
 
 /// How long a history lives from now on, where that is to be said.
-fn lifetime(address: &Address<'_>, topic: &TopicKey, renewed: &HashSet<TopicKey>) -> Value {
+pub fn lifetime(address: &Address<'_>, topic: &TopicKey, renewed: &HashSet<TopicKey>) -> Value {
     if !renewed.contains(topic) {
         return Value::Integer(0);
     }
@@ -251,8 +251,9 @@ fn lifetime(address: &Address<'_>, topic: &TopicKey, renewed: &HashSet<TopicKey>
 }
 
 /// Numbers what it is given, from 1, each once.
-struct Numbers<'a, T> {
-    all: Vec<&'a T>,
+pub struct Numbers<'a, T> {
+    /// Them, in order.
+    pub all: Vec<&'a T>,
     numbers: HashMap<&'a T, i64>,
 }
 
@@ -263,19 +264,22 @@ impl<T> Default for Numbers<'_, T> {
 }
 
 impl<'a, T: Eq + std::hash::Hash> Numbers<'a, T> {
-    fn add(&mut self, value: &'a T) {
+    /// Numbers a value that has no number yet.
+    pub fn add(&mut self, value: &'a T) {
         let next = self.all.len() as i64 + 1;
         if *self.numbers.entry(value).or_insert(next) == next {
             self.all.push(value);
         }
     }
 
-    fn of(&self, value: &T) -> i64 {
+    /// The number of one that was added.
+    pub fn of(&self, value: &T) -> i64 {
         self.numbers[value]
     }
 }
 
-fn ms(duration: Duration) -> Value {
+/// A duration as scripts take it.
+pub fn ms(duration: Duration) -> Value {
     Value::Integer(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
 }
 

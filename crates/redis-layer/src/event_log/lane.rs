@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     connection::{Links, linked, run_script},
+    documents::UnflushedDocuments,
     error::RedisError,
     generation::{Guard, Settled},
     keys::Partition,
@@ -77,6 +78,8 @@ pub struct Shore {
     pub own: Mutex<Arc<HashMap<TopicKey, Duration>>>,
     /// This writer's name.
     pub writer: String,
+    /// How many documents wait for the archive.
+    pub unflushed: UnflushedDocuments,
 }
 
 /// The task's state.

@@ -5,15 +5,15 @@
 //! readers hear of events by publish/subscribe and read by position wherever a message may be missing.
 
 mod announce;
-mod batch;
+pub(crate) mod batch;
 mod control;
-mod encode;
+pub(crate) mod encode;
 mod history;
-mod lane;
+pub(crate) mod lane;
 mod live;
 mod messages;
 mod registry;
-mod side_effects;
+pub(crate) mod side_effects;
 mod tally;
 mod upkeep;
 
@@ -58,6 +58,8 @@ pub struct RedisEventLog {
     shore: Arc<Shore>,
     lanes: Arc<[mpsc::Sender<Part>]>,
     live: live::LiveHub,
+    /// Who holds one keeps the connections open; those that run do.
+    users: mpsc::WeakSender<()>,
 }
 
 impl RedisEventLog {
@@ -89,6 +91,7 @@ impl RedisEventLog {
             full: false.into(),
             tally: Default::default(),
             own: Default::default(),
+            unflushed: Default::default(),
             writer: format!("{:016x}", rand::random::<u64>()),
         });
         let lanes = Partition::all().map(|partition| {
@@ -99,11 +102,18 @@ impl RedisEventLog {
         let lanes = lanes.collect();
         let live = live::LiveHub::start(shore.clone(), tasks, stop.clone());
         tasks.spawn(upkeep::run(shore.clone(), pool, stop));
-        Ok(Arc::new(Self { shore, lanes, live }))
+        Ok(Arc::new(Self { shore, lanes, live, users: user.downgrade() }))
     }
 }
 
 impl RedisEventLog {
+    /// What whoever else writes to the log's partitions needs, and a hold on its connections.
+    pub(crate) fn share(&self) -> (Arc<Shore>, mpsc::Sender<()>) {
+        // Where the log has ended there are no connections to be held open.
+        let user = self.users.upgrade().unwrap_or_else(|| mpsc::channel(1).0);
+        (self.shore.clone(), user)
+    }
+
     /// Presence over the same connections.
     pub fn presence(&self) -> RedisPresence {
         RedisPresence::new(self.shore.links.clone())
@@ -151,7 +161,9 @@ impl EventLog for RedisEventLog {
     }
 
     fn conditions(&self) -> Vec<Condition> {
-        condition::of(&self.shore.guard.seen())
+        let mut all = condition::of(&self.shore.guard.seen());
+        all.extend(condition::of_documents(&self.shore.unflushed));
+        all
     }
 }
     fn begin_epochs(&self, keys: Vec<TopicKey>) -> BoxFuture<'static, Result<Vec<Position>, LogError>> {

@@ -38,14 +38,17 @@ pub async fn open(shore: Arc<Shore>, group: String) -> Result<Arc<dyn SideEffect
 }
 
 /// A script with what it is given.
-struct Call {
-    script: Str,
-    keys: Vec<String>,
-    arguments: Vec<Value>,
+pub struct Call {
+    /// Its name.
+    pub script: Str,
+    /// `KEYS`.
+    pub keys: Vec<String>,
+    /// `ARGV`.
+    pub arguments: Vec<Value>,
 }
 
 /// Runs a script that may be run twice.
-async fn run(
+pub async fn run(
     shore: &Shore,
     partition: Partition,
     call: impl Fn(&Settled) -> Call,

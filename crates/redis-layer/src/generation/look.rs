@@ -124,6 +124,30 @@ impl Fresh {
         Ok(name)
     }
 
+    /// Whether all nodes have RedisJSON, as far as they say.
+    ///
+    /// # Errors
+    /// Where one does not answer.
+    pub async fn has_json(&self) -> Result<bool, RedisError> {
+        for node in &self.nodes {
+            let found =
+                ask::<Value>(&self.client, node.as_ref(), "COMMAND", &["INFO", "JSON.SET", "JSON.GET"]);
+            let is_known = match found.await {
+                Ok(Value::Array(commands)) => {
+                    commands.len() == 2 && commands.iter().all(|command| !command.is_null())
+                }
+                Ok(_) => false,
+                // The user may not ask: then it is done without.
+                Err(RedisError::Internal(_)) => false,
+                Err(error) => return Err(error),
+            };
+            if !is_known {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Ends the connection.
     pub async fn close(self) {
         let _ = self.client.quit().await;

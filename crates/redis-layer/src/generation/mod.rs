@@ -10,6 +10,7 @@ mod look;
 mod witness;
 
 pub use look::{Fresh, Node};
+pub use witness::end;
 
 use crate::{
     connection::{Link, Links, linked},

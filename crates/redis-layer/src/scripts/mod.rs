@@ -26,6 +26,36 @@ pub struct Scripts {
     pub read_group: Str,
     /// Moves a group's place.
     pub acknowledge: Str,
+    /// What documents need.
+    pub documents: DocumentScripts,
+}
+
+/// How a document's value stands on the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// A hash of texts.
+    Plain,
+    /// A value of RedisJSON.
+    Json,
+}
+
+/// The scripts of documents, for servers that all have RedisJSON or for any others.
+#[derive(Clone, Debug)]
+pub struct DocumentScripts {
+    /// How values stand.
+    pub encoding: Encoding,
+    /// Writes and looks at documents.
+    pub write: Str,
+    /// Reads a document.
+    pub read: Str,
+    /// Reads documents with their unflushed revisions.
+    pub unflushed: Str,
+    /// Forgets what was flushed.
+    pub flushed: Str,
+    /// Forgets documents of tenants that are gone.
+    pub gone: Str,
+    /// Says what waits to be flushed.
+    pub waiting: Str,
 }
 
 /// Gives a partition a generation; run once, not kept.
@@ -38,6 +68,12 @@ impl Scripts {
     /// Where a node does not take one.
     pub async fn load(server: &Fresh, generation: &str) -> Result<Self, RedisError> {
         let load = async |text: &str| server.load(&format!("{text}-- {generation}\n")).await;
+        let encoding = if server.has_json().await? { Encoding::Json } else { Encoding::Plain };
+        let stands = match encoding {
+            Encoding::Plain => include_str!("document_plain.lua"),
+            Encoding::Json => include_str!("document_json.lua"),
+        };
+        let on_documents = async |text: &str| load(&format!("{stands}{text}")).await;
         Ok(Self {
             append: load(include_str!("append.lua")).await?,
             append_marked: load(include_str!("append_marked.lua")).await?,
@@ -47,6 +83,15 @@ impl Scripts {
             open_group: load(include_str!("open_group.lua")).await?,
             read_group: load(include_str!("read_group.lua")).await?,
             acknowledge: load(include_str!("acknowledge.lua")).await?,
+            documents: DocumentScripts {
+                encoding,
+                write: on_documents(include_str!("documents.lua")).await?,
+                read: on_documents(include_str!("document.lua")).await?,
+                unflushed: on_documents(include_str!("unflushed.lua")).await?,
+                flushed: load(include_str!("flushed.lua")).await?,
+                gone: load(include_str!("gone.lua")).await?,
+                waiting: load(include_str!("waiting.lua")).await?,
+            },
         })
     }
 }

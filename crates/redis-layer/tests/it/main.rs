@@ -2,5 +2,6 @@
 
 mod bounds;
 mod contract;
+mod documents;
 mod harness;
 mod trouble;

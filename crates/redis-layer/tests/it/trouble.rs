@@ -179,7 +179,7 @@ async fn all_who_live_on_through_it_agree_on_one_new_beginning() {
 }
 
 /// Replaces what is in `to` by what is in `from`.
-fn copy(from: &std::path::Path, to: &std::path::Path) {
+pub fn copy(from: &std::path::Path, to: &std::path::Path) {
     let _ = std::fs::remove_dir_all(to);
     std::fs::create_dir_all(to).expect("a directory");
     for file in std::fs::read_dir(from).expect("files") {
