@@ -4,7 +4,6 @@
 //! backend and the workers build on a [`Platform`].
 
 mod program;
-mod relay;
 mod tasks;
 
 pub use program::{ProgramError, install_crypto, listen, program, until_stopped};
@@ -12,19 +11,19 @@ pub use tasks::Tasks;
 
 use auth::{AuthSettings, Authenticator};
 use database::{
-    documents::PostgresDocumentStore,
+    documents::{PostgresArchive, PostgresDocumentStore},
     event_log::{LogSettings, PostgresEventLog},
     migrate,
     pool::{Pool, PoolSettings, connect_lazy},
     presence::PostgresPresence,
     sealing::Sealer,
 };
-use document_store::Durability;
+use document_store::{DocumentStore, Durability};
 use event_log::EventLog;
 use event_router::EventRouter;
 use metrics::Metrics;
 use presence::Presence;
-use redis_layer::{RedisError, RedisSettings, event_log::RedisEventLog};
+use redis_layer::{RedisDocumentStore, RedisError, RedisSettings, event_log::RedisEventLog};
 use sha2::{Digest as _, Sha256};
 use shared_config::{Config, Environment, SyncWriteMode};
 use std::{
@@ -96,19 +95,8 @@ impl Platform {
         })?;
         let metrics = Metrics::new();
         let tasks = Tasks::default();
-        let settings = LogSettings {
-            history: config.event_log.history,
-            backlog_bytes: config.event_log.backlog_bytes,
-            ..LogSettings::default()
-        };
-        let stop = tasks.stopping();
-        // What goes on to Redis is counted there.
-        let counted = if config.redis.is_some() { Metrics::new() } else { metrics.clone() };
-        let log = tasks
-            .spawn_with(|set| PostgresEventLog::start(pool.clone(), settings, counted, set, stop.clone()));
-        let store = Arc::new(PostgresDocumentStore::new(pool.clone(), &log));
+        let Shared { log, store, presence } = shared(&config, &pool, &metrics, &tasks)?;
         let documents = Arc::new(Documents::new(store, metrics.clone(), documents_settings(&config)));
-        let (log, presence) = shared(&config, &pool, log, &metrics, &tasks)?;
         let sealer = Arc::new(sealer(&config));
         let authenticator = Arc::new(Authenticator::new(AuthSettings {
             pool: pool.clone(),
@@ -223,33 +211,70 @@ impl Platform {
     }
 }
 
-/// The log, and who is where.
-type Shared = (Arc<dyn EventLog>, Arc<dyn Presence>);
+/// What all instances share.
+struct Shared {
+    log: Arc<dyn EventLog>,
+    store: Arc<dyn DocumentStore>,
+    presence: Arc<dyn Presence>,
+}
 
-/// What all instances share: the log, and who is where. The log is `local`, or that on Redis, to which `local` is
-/// handed on.
-fn shared(
+/// What all instances share: on Redis where there is one, else in the database.
+fn shared(config: &Config, pool: &Pool, metrics: &Arc<Metrics>, tasks: &Tasks) -> Result<Shared, RedisError> {
+    match &config.redis {
+        Some(redis) => shared_on_redis(config, redis.url(), pool, metrics, tasks),
+        None => Ok(shared_in_the_database(config, pool, metrics, tasks)),
+    }
+}
+
+fn shared_in_the_database(config: &Config, pool: &Pool, metrics: &Arc<Metrics>, tasks: &Tasks) -> Shared {
+    let stop = tasks.stopping();
+    let settings = LogSettings {
+        history: config.event_log.history,
+        backlog_bytes: config.event_log.backlog_bytes,
+        ..LogSettings::default()
+    };
+    let log = tasks.spawn_with(|set| {
+        PostgresEventLog::start(pool.clone(), settings, metrics.clone(), set, stop.clone())
+    });
+    tasks.spawn("the end of redis", leave_redis(pool.clone(), stop));
+    Shared {
+        store: Arc::new(PostgresDocumentStore::new(pool.clone(), &log)),
+        log,
+        presence: Arc::new(PostgresPresence::new(pool.clone())),
+    }
+}
+
+fn shared_on_redis(
     config: &Config,
+    url: &str,
     pool: &Pool,
-    local: Arc<PostgresEventLog>,
     metrics: &Arc<Metrics>,
     tasks: &Tasks,
 ) -> Result<Shared, RedisError> {
     let stop = tasks.stopping();
-    let Some(redis) = &config.redis else {
-        tasks.spawn("the relay's end", relay::end(pool.clone(), stop));
-        return Ok((local, Arc::new(PostgresPresence::new(pool.clone()))));
-    };
     let settings = RedisSettings {
         history: config.event_log.history,
         backlog_bytes: config.event_log.backlog_bytes,
-        ..RedisSettings::new(redis.url())
+        ..RedisSettings::new(url)
     };
     let log = tasks
         .spawn_with(|set| RedisEventLog::start(settings, pool.clone(), metrics.clone(), set, stop.clone()))?;
-    tasks.spawn("the relay to redis", relay::run(pool.clone(), local, log.clone(), stop));
+    let archive = Arc::new(PostgresArchive::new(pool.clone()));
+    let store = tasks
+        .spawn_with(|set| RedisDocumentStore::start(&log, archive, config.sync_doc_ttl, set, stop.clone()));
     let presence = Arc::new(log.presence());
-    Ok((log, presence))
+    Ok(Shared { log, store, presence })
+}
+
+/// Says, until it is heard, that what a Redis may hold from before no longer counts.
+async fn leave_redis(pool: Pool, stop: CancellationToken) {
+    while redis_layer::end_generation(&pool).await.is_err() {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+    stop.cancelled().await;
 }
 
 /// How documents are kept: as large as a request may be.

@@ -20,10 +20,7 @@ mod rows;
 mod side_effects;
 mod store;
 mod unit;
-mod unread;
 mod writer;
-
-pub use unread::{Growth, end_group, unread};
 
 pub use ids::forget_ids;
 

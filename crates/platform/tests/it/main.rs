@@ -1,4 +1,4 @@
-//! The platform with its event log on Redis: what is appended in either place comes out at one.
+//! The platform with Redis, without, and from one to the other.
 
 use document_store::{DocumentId, DocumentKey, ServiceName};
 use event_log::{HistoryQuery, PageLimit, Start, StoredEvent, TopicKey};
@@ -61,18 +61,9 @@ async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
 async fn documents_events_come_out_on_redis_once_and_in_order() {
     let (database, redis) = (testkit::database().await, LocalRedis::start(Persistence::Always));
     let (first, second) = (start(&database, Some(&redis)).await, start(&database, Some(&redis)).await);
-    until("the relay reads", || async {
-        let rows: i64 = sqlx::query_scalar("select count(*) from event_log_groups where name = 'redis'")
-            .fetch_one(&database.pool)
-            .await
-            .expect("a count");
-        rows == 64
-    })
-    .await;
     for number in 0..20 {
         create(if number % 2 == 0 { &first } else { &second }, &format!("doc_{number:02}")).await;
     }
-    until("all events come out", || async { created(&second).await.len() >= 20 }).await;
     let events = created(&first).await;
     let ids: Vec<String> = (0..20).map(|number| format!("\"doc_{number:02}\"")).collect();
     assert_eq!(events.len(), 20, "each once");
@@ -102,23 +93,36 @@ async fn what_redis_lacks_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_redis_nothing_waits_for_the_relay() {
-    let database = testkit::database().await;
-    sqlx::query("insert into event_log_groups (name, partition, sequence) select 'redis', partition, 0 from event_log_partitions")
-        .execute(&database.pool)
-        .await
-        .expect("a group that was left behind");
-    let platform = start(&database, None).await;
-    until("the group is ended", || async {
-        let rows: i64 = sqlx::query_scalar("select count(*) from event_log_groups where name = 'redis'")
-            .fetch_one(&database.pool)
-            .await
-            .expect("a count");
-        rows == 0
-    })
-    .await;
-    assert!(platform.log.conditions().is_empty());
-    create(&platform, "doc").await;
-    assert_eq!(created(&platform).await.len(), 1);
-    platform.stop().await;
+async fn documents_follow_from_one_mode_to_the_other() {
+    let (database, redis) = (testkit::database().await, LocalRedis::start(Persistence::Always));
+    let key = document("one");
+    let merge = async |platform: &Platform, data: &str| {
+        let data = RawObject::from_trusted(data);
+        platform.documents.merge(&key, data, WriteOptions::default()).await.expect("merged")
+    };
+    let with = start(&database, Some(&redis)).await;
+    create(&with, "one").await;
+    assert_eq!(merge(&with, "{\"a\":1}").await.revision, 2);
+    let epoch = updated_epoch(&with).await;
+    with.stop().await;
+
+    let without = start(&database, None).await;
+    let found = without.documents.get(&key).await.expect("flushed when the process stopped");
+    assert_eq!((found.revision, found.data.as_str()), (2, "{\"text\":\"hello\",\"a\":1}"));
+    assert!(without.log.conditions().is_empty());
+    assert_eq!(merge(&without, "{\"b\":2}").await.revision, 3);
+    without.stop().await;
+
+    // Redis still holds the second revision.
+    let with = start(&database, Some(&redis)).await;
+    let found = with.documents.get(&key).await.expect("there");
+    assert_eq!((found.revision, found.data.as_str()), (3, "{\"text\":\"hello\",\"a\":1,\"b\":2}"));
+    assert_eq!(merge(&with, "{\"c\":3}").await.revision, 4);
+    assert_ne!(updated_epoch(&with).await, epoch, "positions from before do not count");
+    with.stop().await;
+}
+
+async fn updated_epoch(platform: &Platform) -> String {
+    let key = TopicKey { scope: scope(), topic: TopicName::parse("sync.notes.updated").expect("valid") };
+    platform.log.head(&key).await.expect("head").epoch.to_string()
 }

@@ -1,0 +1,2 @@
+-- Who hands events on names its group by itself.
+select 1;
