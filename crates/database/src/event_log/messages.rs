@@ -185,10 +185,22 @@ impl Reader {
                     self.hand_on(Message { key: rows::key(row).map_err(failed)?, body: body.into() });
                 }
             }
-            if page.len() < PAGE as usize {
+            if page.len() == PAGE as usize {
+                continue;
+            }
+            if !page.is_empty() || !self.numbers_began_anew(last).await? {
                 return Ok(());
             }
+            self.last = Some(0);
         }
+    }
+
+    /// Whether the numbers stand before `last`. The crash of a server empties the table and, from PostgreSQL 15 on,
+    /// sets its numbers back too: what is then said would not be heard until they have passed `last` again.
+    async fn numbers_began_anew(&self, last: i64) -> Result<bool, LogError> {
+        let sql = "select case when is_called then last_value else 0 end from event_log_messages_id_seq";
+        let given: i64 = within(TIMEOUT, sqlx::query_scalar(sql).fetch_one(&self.pool)).await?;
+        Ok(given < last)
     }
 
     fn hand_on(&self, message: Message) {

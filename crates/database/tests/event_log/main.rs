@@ -1,5 +1,6 @@
 //! The event log's contract on PostgreSQL, and what only PostgreSQL can get wrong.
 
+mod messages;
 mod retention;
 mod storage;
 
