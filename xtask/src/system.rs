@@ -20,6 +20,8 @@ pub enum Need {
     Node,
     /// A Chromium browser, for the end-to-end tests.
     Browser,
+    /// Python's installer of packages.
+    Pip,
 }
 
 impl Need {
@@ -29,6 +31,7 @@ impl Need {
             Self::Redis => in_path("redis-server"),
             Self::Node => in_path("node") && in_path("npm"),
             Self::Browser => ["chromium", "chromium-browser", "google-chrome"].into_iter().any(in_path),
+            Self::Pip => has_pip(),
         }
     }
 
@@ -38,6 +41,7 @@ impl Need {
             Self::Redis => &["redis-server"],
             Self::Node => &["nodejs", "npm"],
             Self::Browser => &["chromium"],
+            Self::Pip => &["python3-pip"],
         }
     }
 }
@@ -86,6 +90,13 @@ fn keep_from_starting() -> Result<()> {
         std::fs::write(file, "create_main_cluster = false\n")?;
     }
     Ok(())
+}
+
+fn has_pip() -> bool {
+    Command::new("python3")
+        .args(["-m", "pip", "--version"])
+        .output()
+        .is_ok_and(|output| output.status.success())
 }
 
 fn has_postgres() -> bool {

@@ -8,6 +8,7 @@ use crate::bench;
 use crate::counts::Counts;
 use crate::dev;
 use crate::node::NodePackage;
+use crate::redisjson;
 use crate::step;
 use crate::system::{self, Need};
 use crate::workspace::Workspace;
@@ -27,6 +28,18 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     total.add(&runner("the gateways, with the event log on Redis", || {
         let mut command = workspace.cargo(&arguments);
         command.env("REALTIME_TEST_LOG", "redis");
+        step::run(command)
+    }));
+    let arguments = ["test", "--package", "backend", "--test", "it"];
+    total.add(&runner("the REST API, with the event log and the documents on Redis", || {
+        let mut command = workspace.cargo(&arguments);
+        command.env("REALTIME_TEST_LOG", "redis");
+        step::run(command)
+    }));
+    let arguments = ["test", "--package", "redis-layer", "--test", "it", "documents"];
+    total.add(&runner("documents, on a Redis with RedisJSON", || {
+        let mut command = workspace.cargo(&arguments);
+        command.env("REALTIME_TEST_REDISJSON", redisjson::ensure(workspace)?);
         step::run(command)
     }));
     for package in NodePackage::all(workspace)?.iter().filter(|package| package.has_script("test")) {
