@@ -6,6 +6,7 @@
 pub mod gateway;
 pub mod http;
 pub mod pages;
+pub mod rates;
 mod server;
 pub mod state;
 

@@ -3,6 +3,7 @@
 use crate::{
     gateway::{Gateway, GatewayLimits},
     http, pages,
+    rates::Rates,
     state::{AppState, HttpSettings, Mode},
 };
 use anyhow::{Context as _, Result};
@@ -35,8 +36,9 @@ impl Server {
     /// Where the listener cannot be used.
     pub async fn start(platform: Arc<Platform>, listener: TcpListener, mode: Mode) -> Result<Self> {
         let address = listener.local_addr().context("the listener has no address")?;
-        let gateway = gateway(&platform);
-        let app = http::app(state(&platform, &gateway, mode), gateway.routes().merge(pages::routes()));
+        let rates = rates(&platform);
+        let gateway = gateway(&platform, rates.clone());
+        let app = http::app(state(&platform, &gateway, rates, mode), gateway.routes().merge(pages::routes()));
         let stop = CancellationToken::new();
         let stopping = stop.clone();
         // Small messages must not wait for one another in the kernel.
@@ -70,7 +72,14 @@ impl Server {
     }
 }
 
-fn gateway(platform: &Platform) -> Arc<Gateway> {
+/// Counters that go on until the platform stops.
+fn rates(platform: &Platform) -> Arc<Rates> {
+    let rates = Rates::new(platform.counters.clone());
+    platform.tasks.spawn("rates", rates.clone().run(platform.tasks.stopping()));
+    rates
+}
+
+fn gateway(platform: &Platform, rates: Arc<Rates>) -> Arc<Gateway> {
     let (log, metrics, stop) = (platform.log.clone(), platform.metrics.clone(), platform.tasks.stopping());
     let (hub, mails) = platform.tasks.spawn_with(|set| Hub::start(log, metrics, set, stop));
     let gateway = Gateway::new(
@@ -81,12 +90,13 @@ fn gateway(platform: &Platform) -> Arc<Gateway> {
         platform.presence.clone(),
         platform.metrics.clone(),
         GatewayLimits::of(&platform.config),
+        rates,
     );
     platform.spawn_migrated("connections", |stop| gateway.clone().watch(mails, stop));
     gateway
 }
 
-fn state(platform: &Platform, gateway: &Gateway, mode: Mode) -> AppState {
+fn state(platform: &Platform, gateway: &Gateway, rates: Arc<Rates>, mode: Mode) -> AppState {
     AppState {
         pool: platform.pool.clone(),
         authenticator: platform.authenticator.clone(),
@@ -96,6 +106,7 @@ fn state(platform: &Platform, gateway: &Gateway, mode: Mode) -> AppState {
         sealer: platform.sealer.clone(),
         http: Arc::new(HttpSettings::of(&platform.config, mode)),
         channels: gateway.channels.clone(),
+        rates,
         draining: platform.draining.clone(),
     }
 }

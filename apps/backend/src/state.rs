@@ -1,11 +1,11 @@
 //! What every handler can reach.
 
-use crate::gateway::channels::Channels;
+use crate::{gateway::channels::Channels, rates::Rates};
 use auth::Authenticator;
 use database::{DatabaseError, Pool, sealing::Sealer, tables::applications};
 use event_router::EventRouter;
 use metrics::Metrics;
-use shared_config::{Config, CorsOrigins, Environment};
+use shared_config::{Config, CorsOrigins, Environment, Networks};
 use shared_types::AppId;
 use std::{
     sync::{
@@ -35,6 +35,8 @@ pub struct AppState {
     pub http: Arc<HttpSettings>,
     /// Channels, presence and the connections of all instances.
     pub channels: Arc<Channels>,
+    /// How often callers do something.
+    pub rates: Arc<Rates>,
     /// Whether the server is stopping: `/ready` says 503 from then on.
     pub draining: Arc<AtomicBool>,
 }
@@ -48,6 +50,10 @@ pub struct HttpSettings {
     pub body_bytes: usize,
     /// How long a request may take.
     pub timeout: Duration,
+    /// Requests of one caller in a minute.
+    pub requests_per_minute: Option<u32>,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Networks,
     /// `NODE_ENV`, as the platform sees it.
     pub mode: Mode,
     /// Whether the platform may follow its own database: in development only.
@@ -90,6 +96,8 @@ impl HttpSettings {
             cors: config.cors_origins.clone(),
             body_bytes: config.limits.body_bytes,
             timeout: Duration::from_secs(30),
+            requests_per_minute: config.limits.requests_per_minute,
+            trusted_proxies: config.trusted_proxies.clone(),
             mode,
             own_database_as_target: matches!(
                 config.environment,
@@ -112,6 +120,8 @@ impl HttpSettings {
             cors: CorsOrigins::Localhost,
             body_bytes: 1024 * 1024,
             timeout: Duration::from_secs(30),
+            requests_per_minute: None,
+            trusted_proxies: Networks::default(),
             mode: Mode::Development,
             own_database_as_target: true,
             platform_database_url: platform_database_url.into(),

@@ -1,10 +1,11 @@
-//! Presence on PostgreSQL, in unlogged tables: it does not outlive the server, and need not.
+//! Presence on PostgreSQL. Members are in an unlogged table: they do not outlive the server, and need not. Leases and
+//! what instances write down of their connections do.
 
 use futures::future::FutureExt as _;
-use presence::{Answer, Entered, Gone, Kind, LEASE, Member, Place, Presence, PresenceError};
+use presence::{Answer, Entered, Gone, Kind, LEASE, Member, Place, Presence, PresenceError, Record};
 use serde_json::Value;
 use shared_types::{AppId, Scope};
-use sqlx::{PgPool, Row, postgres::PgRow};
+use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
 use std::{future::Future, time::Duration};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,6 +58,8 @@ impl Presence for PostgresPresence {
         let (pool, scope, place, instance) =
             (self.pool.clone(), scope.clone(), place.text(), instance.to_owned());
         answer(async move {
+            let mut tx = pool.begin().await?;
+            known(&mut tx, &instance).await?;
             let row = sqlx::query(
                 "insert into presence_members as m \
                      (application_id, environment, place, socket_id, client_id, instance, data, joined_at) \
@@ -73,8 +76,9 @@ impl Presence for PostgresPresence {
             .bind(&instance)
             .bind(member.data.to_string())
             .bind(member.joined_at)
-            .fetch_one(&pool)
+            .fetch_one(&mut *tx)
             .await?;
+            tx.commit().await?;
             let elsewhere = elsewhere(&pool, &scope, &place, &member.client_id, &instance).await?;
             let member = Member { joined_at: row.try_get("joined_at")?, ..member };
             Ok(Entered { is_new: row.try_get("is_new")?, member, elsewhere })
@@ -164,25 +168,41 @@ impl Presence for PostgresPresence {
     fn retire(&self, instance: &str) -> Answer<()> {
         let (pool, instance) = (self.pool.clone(), instance.to_owned());
         answer(async move {
-            let sql = "delete from presence_instances where instance = $1";
+            let sql = "update presence_instances set expires_at = '-infinity' where instance = $1";
             sqlx::query(sql).bind(instance).execute(&pool).await.map(drop)
         })
     }
 
-    fn reap(&self) -> Answer<Vec<Gone>> {
+    fn dead(&self) -> Answer<Vec<String>> {
         let pool = self.pool.clone();
         answer(async move {
-            let rows = sqlx::query(
-                "delete from presence_members m where not exists ( \
-                     select from presence_instances i \
-                     where i.instance = m.instance and i.expires_at > clock_timestamp()) \
-                 returning application_id, environment, place, client_id, socket_id, data, joined_at",
-            )
-            .fetch_all(&pool)
-            .await?;
             let sql =
-                "delete from presence_instances where expires_at < clock_timestamp() - interval '1 minute'";
-            sqlx::query(sql).execute(&pool).await?;
+                "select instance from presence_instances where expires_at <= clock_timestamp() order by 1";
+            sqlx::query_scalar(sql).fetch_all(&pool).await
+        })
+    }
+
+    fn left_by(&self, instance: &str) -> Answer<Vec<Gone>> {
+        let (pool, instance) = (self.pool.clone(), instance.to_owned());
+        answer(async move {
+            let sql = "select application_id, environment, place, client_id, socket_id, data, joined_at \
+                       from presence_members where instance = $1";
+            let rows = sqlx::query(sql).bind(instance).fetch_all(&pool).await?;
+            rows.iter().filter_map(|row| gone(row).transpose()).collect()
+        })
+    }
+
+    fn reap(&self, instance: &str) -> Answer<Vec<Gone>> {
+        let (pool, instance) = (self.pool.clone(), instance.to_owned());
+        answer(async move {
+            let sql = "delete from presence_members where instance = $1 and not exists ( \
+                           select from presence_instances \
+                           where instance = $1 and expires_at > clock_timestamp()) \
+                       returning application_id, environment, place, client_id, socket_id, data, joined_at";
+            let rows = sqlx::query(sql).bind(&instance).fetch_all(&pool).await?;
+            let sql = "delete from presence_instances where instance = $1 and expires_at <= clock_timestamp() \
+                       and not exists (select from live_connections where instance = $1)";
+            sqlx::query(sql).bind(&instance).execute(&pool).await?;
             rows.iter().filter_map(|row| gone(row).transpose()).collect()
         })
     }
@@ -195,6 +215,46 @@ impl Presence for PostgresPresence {
             sqlx::query_scalar(sql).fetch_all(&pool).await
         })
     }
+
+    fn hold(&self, instance: &str, records: Vec<Record>) -> Answer<()> {
+        let (pool, instance) = (self.pool.clone(), instance.to_owned());
+        let (keys, texts): (Vec<String>, Vec<String>) =
+            records.into_iter().map(|record| (record.key, record.text)).unzip();
+        answer(async move {
+            let sql = "insert into live_connections (instance, key, record) \
+                       select $1, key, record from unnest($2::text[], $3::text[]) as given (key, record) \
+                       on conflict (instance, key) do update set record = excluded.record";
+            let mut tx = pool.begin().await?;
+            known(&mut tx, &instance).await?;
+            sqlx::query(sql).bind(instance).bind(keys).bind(texts).execute(&mut *tx).await?;
+            tx.commit().await
+        })
+    }
+
+    fn release(&self, instance: &str, keys: Vec<String>) -> Answer<()> {
+        let (pool, instance) = (self.pool.clone(), instance.to_owned());
+        answer(async move {
+            let sql = "delete from live_connections where instance = $1 and key = any($2)";
+            sqlx::query(sql).bind(instance).bind(keys).execute(&pool).await.map(drop)
+        })
+    }
+
+    fn records(&self, instance: &str, limit: usize) -> Answer<Vec<Record>> {
+        let (pool, instance) = (self.pool.clone(), instance.to_owned());
+        answer(async move {
+            let sql = "select key, record from live_connections where instance = $1 order by key limit $2";
+            let rows: Vec<(String, String)> =
+                sqlx::query_as(sql).bind(instance).bind(limit as i64).fetch_all(&pool).await?;
+            Ok(rows.into_iter().map(|(key, text)| Record { key, text }).collect())
+        })
+    }
+}
+
+/// Makes sure that others come upon the instance, though it has not taken its lease yet.
+async fn known(connection: &mut PgConnection, instance: &str) -> Result<(), sqlx::Error> {
+    let sql = "insert into presence_instances (instance, expires_at) values ($1, '-infinity') \
+               on conflict (instance) do nothing";
+    sqlx::query(sql).bind(instance).execute(connection).await.map(drop)
 }
 
 /// Entries of the same client by other instances.

@@ -8,6 +8,7 @@ use crate::{
     live_event::LiveEvent,
     message::{Listener, LiveMessage},
     outgoing::ReplyTo,
+    own::MAIL,
     shard::{Command, Shard},
     topic::Join,
     writer::Writer,
@@ -43,8 +44,6 @@ pub struct Hub {
     watch: Arc<dyn LiveWatch>,
 }
 
-/// What the names of the keys begin with under which instances send each other mail.
-pub const MAIL: &str = "@socket/";
 /// Mails that may wait.
 const MAILS: usize = 4_096;
 
@@ -74,8 +73,8 @@ impl Hub {
             .collect();
         let hub = Arc::new(Self { shards, hasher: ahash::RandomState::new(), writers, watch });
         let (mail, mails) = mpsc::channel(MAILS);
-        tasks.spawn(renew(hub.clone(), renewed, stop.clone()));
         tasks.spawn(distribute(hub.clone(), events, stop.clone()));
+        tasks.spawn(renew(hub.clone(), renewed, stop.clone()));
         tasks.spawn(say(hub.clone(), messages, mail, metrics, stop));
         (hub, mails)
     }
@@ -164,6 +163,7 @@ async fn distribute(
         }
     }
 }
+
 /// Tells each shard which of its topics may stand in another epoch.
 async fn renew(hub: Arc<Hub>, mut renewed: mpsc::Receiver<TopicKey>, stop: CancellationToken) {
     loop {
@@ -177,7 +177,6 @@ async fn renew(hub: Arc<Hub>, mut renewed: mpsc::Receiver<TopicKey>, stop: Cance
         }
     }
 }
-
 
 /// Hands each shard what is said under its keys. Waits for a shard that is busy: what finds no room in the log's queue
 /// is dropped there, and counted.

@@ -11,6 +11,7 @@ mod live_event;
 mod message;
 mod outbox;
 mod outgoing;
+pub mod own;
 mod projection;
 mod route;
 mod shard;
@@ -18,11 +19,12 @@ mod topic;
 mod writer;
 
 pub use frame::text_frame;
-pub use hub::{Hub, MAIL, Subscribe};
+pub use hub::{Hub, Subscribe};
 pub use index::{Index, Subscription};
 pub use live_event::{LiveEvent, Protocol};
 pub use message::{
     Content, Letter, Listener, LiveMessage, Mail, PresenceAction, PresenceChange, Saying, Sender,
+    TrafficReport, Wanted,
 };
 pub use outbox::{Attention, Flushed, Outbox, OutboxLimits, Wire};
 pub use outgoing::{CloseReason, Control, Outgoing, ReplyTo, Subscribed};

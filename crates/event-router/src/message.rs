@@ -1,4 +1,5 @@
-//! A message on its way to connections: what is said in a channel, who is present, what is said to one connection.
+//! A message on its way to connections: what is said in a channel, who is present, what is said to one connection, and
+//! what those who watch the traffic are told.
 //!
 //! Owns how messages read between instances and on the wire. Each is encoded once for each protocol.
 
@@ -10,7 +11,11 @@ use bytes::Bytes;
 use event_log::{Message, TopicKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
-use std::sync::{Arc, OnceLock};
+use shared_types::{AppId, Environment, Scope};
+use std::{
+    fmt::Write as _,
+    sync::{Arc, OnceLock},
+};
 
 /// Who speaks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,16 +72,57 @@ pub struct PresenceChange {
     pub document: Option<Value>,
 }
 
+/// What happened on one instance lately, for those who watch it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrafficReport {
+    /// What happened: `{ type, timestamp, … }` each.
+    pub entries: Vec<Value>,
+    /// How much more happened than is listed.
+    pub omitted: u64,
+}
+
 /// What an instance is told about one of its connections, or answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mail {
+    /// Whose connections it is about.
+    pub application: AppId,
+    /// In which environment.
+    pub environment: Environment,
     /// Which call it is, or answers.
     pub call: u64,
     /// The instance that waits for the answer.
     pub reply_to: String,
     /// What is asked or answered.
     pub letter: Letter,
+}
+
+impl Mail {
+    /// Whose connections it is about.
+    pub fn scope(&self) -> Scope {
+        Scope::new(self.application.clone(), self.environment)
+    }
+}
+
+/// Which connections are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wanted {
+    /// Behind this socket's id.
+    pub after: Option<String>,
+    /// How many at most.
+    pub limit: usize,
+    /// Those of this transport.
+    pub transport: Option<String>,
+    /// Those of this client.
+    pub client_id: Option<String>,
+    /// Those from this address.
+    pub address: Option<String>,
+    /// Those that joined this channel.
+    pub channel: Option<String>,
+    /// Those that subscribe to this topic.
+    pub topic: Option<String>,
 }
 
 /// What stands in a mail.
@@ -96,13 +142,19 @@ pub enum Letter {
         socket: String,
     },
     /// Which connections of the scope are there?
-    List {
-        /// Whether only their number is wanted.
-        count: bool,
+    List(Wanted),
+    /// What is known of this connection?
+    Describe {
+        /// Its socket's id.
+        socket: String,
     },
-    /// The answer to `Deliver` or `Find`.
+    /// Say what happens in the scope for a while, for somebody watches.
+    Watch,
+    /// The answer to `Deliver`, `Find` or `Watch`.
     Found(bool),
-    /// The answer to `List`: their number, and what is known of each.
+    /// The answer to `Describe`.
+    Described(Option<Value>),
+    /// The answer to `List`: how many there are that are wanted, and what is known of them, by socket.
     Listed {
         /// How many there are.
         count: u64,
@@ -121,6 +173,8 @@ pub enum Content {
     Presence(PresenceChange),
     /// Between instances.
     Mail(Mail),
+    /// What happened, for those who watch.
+    Traffic(TrafficReport),
 }
 
 impl Content {
@@ -165,7 +219,7 @@ impl LiveMessage {
     pub fn saying(&self) -> Option<&Saying> {
         match &self.content {
             Content::Said(saying) => Some(saying),
-            Content::Presence(_) => None,
+            Content::Presence(_) | Content::Traffic(_) => None,
             Content::Mail(mail) => match &mail.letter {
                 Letter::Deliver { saying, .. } => Some(saying),
                 _ => None,
@@ -187,7 +241,11 @@ impl LiveMessage {
 
     /// Its size as it counts towards limits, in bytes.
     pub fn size(&self) -> usize {
-        256 + self.saying().map_or(256, |saying| saying.data.get().len() + saying.event.len())
+        let said = match &self.content {
+            Content::Traffic(report) => report.entries.len() * 256,
+            _ => self.saying().map_or(256, |saying| saying.data.get().len() + saying.event.len()),
+        };
+        256 + said
     }
 
     /// As a message: the text for a protocol.
@@ -220,6 +278,7 @@ impl LiveMessage {
     fn raw_text(&self, protocol: Protocol) -> String {
         match &self.content {
             Content::Presence(change) => presence_text(protocol, &self.key, change),
+            Content::Traffic(report) => traffic_text(report),
             _ => self.saying().map_or_else(String::new, |saying| {
                 let channel = matches!(self.content, Content::Said(_)).then(|| self.key.topic.as_str());
                 saying_text(protocol, channel, saying)
@@ -302,6 +361,18 @@ fn presence_text(protocol: Protocol, key: &TopicKey, change: &PresenceChange) ->
         Protocol::SocketIo => format!("42[\"presence\",{{{body}}}]"),
         Protocol::ServerSent => format!("event: presence\ndata: {{{body}}}\n\n"),
     }
+}
+
+/// Only told over server-sent events.
+fn traffic_text(report: &TrafficReport) -> String {
+    let mut out = String::new();
+    for entry in &report.entries {
+        let _ = write!(out, "event: traffic\ndata: {entry}\n\n");
+    }
+    if report.omitted > 0 {
+        let _ = write!(out, "event: omitted\ndata: {{\"count\":{}}}\n\n", report.omitted);
+    }
+    out
 }
 
 /// A connection that hears what is said under a key.

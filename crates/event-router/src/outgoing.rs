@@ -71,6 +71,13 @@ pub enum Control {
         /// Why.
         problem: Problem,
     },
+    /// The server ended a membership or presence.
+    Left {
+        /// Where: `{ "channel": … }` or `{ "document": { … } }`.
+        place: serde_json::Value,
+        /// Why.
+        problem: Problem,
+    },
     /// Where a subscription stands.
     Position {
         /// The subscription.

@@ -132,6 +132,9 @@ pub struct Metrics {
     pub messages_delivered: IntCounter,
     /// `realtime_messages_dropped_total`: channel messages that found no room in this process.
     pub messages_dropped: IntCounter,
+    /// `realtime_lifecycle_waiting`: beginnings and ends of connections, and changes of presence, that are not in the
+    /// log yet.
+    pub lifecycle_waiting: IntGauge,
     /// `realtime_log_history_shortened_total`: events whose history ended early because memory ran short.
     pub log_history_shortened: IntCounter,
     /// `realtime_log_backlog_ratio`: what side-effect readers have yet to read, as a share of the limit (0 to 1).
@@ -160,6 +163,8 @@ pub struct Metrics {
     pub cdc_failed: IntCounter,
     /// `realtime_cdc_unrecorded_total`: row changes left out of the event history, because it could not keep up.
     pub cdc_unrecorded: IntCounter,
+    /// `realtime_cdc_spilled_total`: events of row changes kept aside because the event log did not take them.
+    pub cdc_spilled: IntCounter,
     /// `realtime_cdc_interruptions_total`: replication streams that ended and were begun again.
     pub cdc_interruptions: IntCounter,
 }
@@ -175,8 +180,6 @@ impl Metrics {
                 r,
                 "realtime_events_received_total",
                 "Events received, by source and topic",
-    /// `realtime_cdc_spilled_total`: events of row changes kept aside because the event log did not take them.
-    pub cdc_spilled: IntCounter,
                 &["source", "topic"],
             )),
             connections: connection_gauges(r),
@@ -224,6 +227,18 @@ impl Metrics {
                     "Write-ahead log that a target keeps for its slot, worst target",
                 ),
             ),
+            cdc_spill: WorstLag::new(
+                registry::float_gauge(
+                    r,
+                    "realtime_cdc_spilled_seconds",
+                    "How long the oldest event has waited that the event log did not take, worst target",
+                ),
+                registry::gauge(
+                    r,
+                    "realtime_cdc_spilled_bytes",
+                    "Events kept aside because the event log does not take them, in bytes, worst target",
+                ),
+            ),
             outbox_lag: WorstLag::new(
                 registry::float_gauge(
                     r,
@@ -239,18 +254,6 @@ impl Metrics {
             ),
             outbox_dead_letters: registry::counter(
                 r,
-            cdc_spill: WorstLag::new(
-                registry::float_gauge(
-                    r,
-                    "realtime_cdc_spilled_seconds",
-                    "How long the oldest event has waited that the event log did not take, worst target",
-                ),
-                registry::gauge(
-                    r,
-                    "realtime_cdc_spilled_bytes",
-                    "Events kept aside because the event log does not take them, in bytes, worst target",
-                ),
-            ),
                 "realtime_outbox_dead_letters_total",
                 "Rows of outboxes that can never be events",
             ),
@@ -302,6 +305,11 @@ impl Metrics {
                 r,
                 "realtime_messages_dropped_total",
                 "Channel messages dropped because their readers were behind",
+            ),
+            lifecycle_waiting: registry::gauge(
+                r,
+                "realtime_lifecycle_waiting",
+                "Beginnings and ends of connections, and changes of presence, not yet in the event log",
             ),
             log_history_shortened: registry::counter(
                 r,
@@ -369,6 +377,11 @@ impl Metrics {
                 "realtime_cdc_unrecorded_total",
                 "Row changes left out of the event history of change data capture",
             ),
+            cdc_spilled: registry::counter(
+                r,
+                "realtime_cdc_spilled_total",
+                "Events of row changes kept aside because the event log did not take them",
+            ),
             cdc_interruptions: registry::counter(
                 r,
                 "realtime_cdc_interruptions_total",
@@ -419,11 +432,6 @@ impl Metrics {
     }
 
     /// Counts something refused: `realtime_rejected_total{reason}`. `reason` is an error code.
-            cdc_spilled: registry::counter(
-                r,
-                "realtime_cdc_spilled_total",
-                "Events of row changes kept aside because the event log did not take them",
-            ),
     pub fn rejected(&self, reason: &'static str) {
         self.rejected.with_label_values(&[reason]).inc();
     }
@@ -452,11 +460,18 @@ impl Metrics {
     pub fn clear_cdc_lag(&self, slot: &str) {
         self.cdc_lag.clear(slot);
         self.cdc_retained.clear(slot);
+        self.cdc_spill.clear(slot);
     }
 
     /// Records how much log one target keeps for its slot; the gauges show the worst.
     pub fn set_cdc_retained(&self, slot: &str, share: f64, bytes: u64) {
         self.cdc_retained.set(slot, share, bytes);
+    }
+
+    /// Records how long the oldest spilled event of one target has waited, and how much is spilled; the gauges show the
+    /// worst.
+    pub fn set_cdc_spilled(&self, slot: &str, waits_seconds: f64, bytes: u64) {
+        self.cdc_spill.set(slot, waits_seconds, bytes);
     }
 
     /// Records how one outbox stands; the gauges show the slowest and the fullest one.
@@ -502,7 +517,6 @@ fn connection_counters(registry: &Registry) -> [IntCounter; 3] {
 }
 
 #[cfg(test)]
-        self.cdc_spill.clear(slot);
 mod tests {
     use super::*;
 
@@ -510,12 +524,6 @@ mod tests {
     const DOCUMENTED: [&str; 8] = [
         "realtime_events_received_total",
         "realtime_events_delivered_total",
-    /// Records how long the oldest spilled event of one target has waited, and how much is spilled; the gauges show the
-    /// worst.
-    pub fn set_cdc_spilled(&self, slot: &str, waits_seconds: f64, bytes: u64) {
-        self.cdc_spill.set(slot, waits_seconds, bytes);
-    }
-
         "realtime_events_filtered_total",
         "realtime_broadcast_latency_seconds",
         "realtime_websocket_connections",

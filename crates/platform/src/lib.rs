@@ -23,7 +23,7 @@ use event_log::EventLog;
 use event_router::EventRouter;
 use metrics::Metrics;
 use presence::Presence;
-use redis_layer::{RedisDocumentStore, RedisError, RedisSettings, event_log::RedisEventLog};
+use redis_layer::{RedisCounters, RedisDocumentStore, RedisError, RedisSettings, event_log::RedisEventLog};
 use sha2::{Digest as _, Sha256};
 use shared_config::{Config, Environment, SyncWriteMode};
 use std::{
@@ -66,6 +66,8 @@ pub struct Platform {
     pub log: Arc<dyn EventLog>,
     /// Who is where.
     pub presence: Arc<dyn Presence>,
+    /// Counters that all instances share, where there is a Redis.
+    pub counters: Option<RedisCounters>,
     /// The way into it.
     pub router: EventRouter,
     /// All operations on documents.
@@ -95,7 +97,7 @@ impl Platform {
         })?;
         let metrics = Metrics::new();
         let tasks = Tasks::default();
-        let Shared { log, store, presence } = shared(&config, &pool, &metrics, &tasks)?;
+        let Shared { log, store, presence, counters } = shared(&config, &pool, &metrics, &tasks)?;
         let documents = Arc::new(Documents::new(store, metrics.clone(), documents_settings(&config)));
         let sealer = Arc::new(sealer(&config));
         let authenticator = Arc::new(Authenticator::new(AuthSettings {
@@ -111,6 +113,7 @@ impl Platform {
             metrics,
             log,
             presence,
+            counters,
             authenticator,
             sealer,
             draining: Arc::new(AtomicBool::new(false)),
@@ -216,6 +219,7 @@ struct Shared {
     log: Arc<dyn EventLog>,
     store: Arc<dyn DocumentStore>,
     presence: Arc<dyn Presence>,
+    counters: Option<RedisCounters>,
 }
 
 /// What all instances share: on Redis where there is one, else in the database.
@@ -241,6 +245,7 @@ fn shared_in_the_database(config: &Config, pool: &Pool, metrics: &Arc<Metrics>, 
         store: Arc::new(PostgresDocumentStore::new(pool.clone(), &log)),
         log,
         presence: Arc::new(PostgresPresence::new(pool.clone())),
+        counters: None,
     }
 }
 
@@ -262,8 +267,8 @@ fn shared_on_redis(
     let archive = Arc::new(PostgresArchive::new(pool.clone()));
     let store = tasks
         .spawn_with(|set| RedisDocumentStore::start(&log, archive, config.sync_doc_ttl, set, stop.clone()));
-    let presence = Arc::new(log.presence());
-    Ok(Shared { log, store, presence })
+    let (presence, counters) = (Arc::new(log.presence()), Some(log.counters()));
+    Ok(Shared { log, store, presence, counters })
 }
 
 /// Says, until it is heard, that what a Redis may hold from before no longer counts.

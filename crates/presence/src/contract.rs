@@ -1,6 +1,6 @@
 //! What every implementation must do, as tests over one store.
 
-use crate::{Kind, LEASE, Member, Place, Presence};
+use crate::{Gone, Kind, LEASE, Member, Place, Presence, Record};
 use serde_json::{Value, json};
 use shared_types::{AppId, Environment, Scope};
 use std::sync::Arc;
@@ -20,6 +20,7 @@ macro_rules! contract_tests {
             scopes_and_kinds_are_apart,
             a_client_elsewhere_is_told,
             the_dead_are_reaped_once,
+            connections_are_found_after_their_instance,
         );
     };
     ($start:path; $($name:ident,)*) => {
@@ -120,6 +121,17 @@ pub async fn a_client_elsewhere_is_told(store: Store) {
     assert_eq!(same.elsewhere.len(), 1, "one's own instance knows its own connections");
 }
 
+/// Removes what all dead instances left, as several at once would.
+async fn reap(store: &Store) -> Vec<Gone> {
+    let mut gone = Vec::new();
+    for instance in store.dead().await.expect("dead") {
+        let (a, b) = futures::join!(store.reap(&instance), store.reap(&instance));
+        gone.extend(a.expect("reaped"));
+        gone.extend(b.expect("reaped"));
+    }
+    gone
+}
+
 /// An instance that does not renew loses its members, once, and learns of it when it renews again.
 pub async fn the_dead_are_reaped_once(store: Store) {
     let (scope, room) = (scope("app_a"), place(Kind::Document, "notes/1"));
@@ -128,23 +140,51 @@ pub async fn the_dead_are_reaped_once(store: Store) {
     store.renew("retired").await.expect("renewed");
     store.enter(&scope, &room, "dead", member("a", "s1", json!(1))).await.expect("in");
     store.enter(&scope, &room, "retired", member("b", "s2", json!(2))).await.expect("in");
-    assert!(store.reap().await.expect("reaped").is_empty(), "both leases hold");
+    assert!(reap(&store).await.is_empty(), "both leases hold");
+    assert!(store.reap("dead").await.expect("reaped").is_empty(), "the living are not reaped");
     store.retire("retired").await.expect("retired");
-    let gone = store.reap().await.expect("reaped");
+    assert_eq!(store.dead().await.expect("dead"), ["retired"]);
+    let left = store.left_by("retired").await.expect("left");
+    let gone = reap(&store).await;
+    assert_eq!(left, gone);
     assert_eq!(gone.iter().map(|gone| &*gone.member.socket_id).collect::<Vec<_>>(), ["s2"]);
     assert_eq!((&gone[0].scope, &gone[0].place), (&scope, &room));
     let begun = std::time::Instant::now();
     let mut reaped = Vec::new();
     while reaped.is_empty() && begun.elapsed() < LEASE * 3 {
         store.renew("alive").await.expect("renewed");
-        let (a, b) = futures::join!(store.reap(), store.reap());
-        reaped.extend(a.expect("reaped"));
-        reaped.extend(b.expect("reaped"));
+        reaped.extend(reap(&store).await);
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
     assert_eq!(reaped.len(), 1, "each is answered to one of those who look");
     assert_eq!(reaped[0].member.socket_id, "s1");
     assert_eq!(store.instances().await.expect("instances"), ["alive"]);
+    assert!(store.dead().await.expect("dead").is_empty(), "what left nothing is forgotten");
     assert!(!store.renew("dead").await.expect("renewed"), "it enters its members again");
     assert!(sockets(&store, &scope, &room).await.is_empty());
+}
+
+/// What an instance wrote down of its connections stays until it is removed, and the instance with it.
+pub async fn connections_are_found_after_their_instance(store: Store) {
+    let record = |n: u32| Record { key: format!("s{n}"), text: format!("{{\"n\":{n}}}") };
+    store.renew("i1").await.expect("renewed");
+    store.hold("i1", (1..=5).map(record).collect()).await.expect("held");
+    store.hold("i1", vec![Record { text: "{}".to_owned(), ..record(2) }]).await.expect("held");
+    store.renew("i2").await.expect("renewed");
+    store.hold("i2", vec![record(9)]).await.expect("held");
+    store.hold("i1", Vec::new()).await.expect("held");
+    store.release("i1", vec!["s1".to_owned(), "nobody".to_owned()]).await.expect("released");
+    store.release("i1", Vec::new()).await.expect("released");
+    let held = store.records("i1", 3).await.expect("records");
+    assert_eq!(held, [Record { text: "{}".to_owned(), ..record(2) }, record(3), record(4)]);
+    store.retire("i1").await.expect("retired");
+    for _ in 0..2 {
+        assert!(store.reap("i1").await.expect("reaped").is_empty());
+        assert_eq!(store.dead().await.expect("dead"), ["i1"], "it has left connections");
+    }
+    store.release("i1", (2..=5).map(|n| format!("s{n}")).collect()).await.expect("released");
+    assert!(store.records("i1", 10).await.expect("records").is_empty());
+    store.reap("i1").await.expect("reaped");
+    assert!(store.dead().await.expect("dead").is_empty());
+    assert_eq!(store.records("i2", 10).await.expect("records"), [record(9)]);
 }

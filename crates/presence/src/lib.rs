@@ -1,4 +1,5 @@
-//! The port of presence: who is where, over all instances, and who has gone with an instance that died.
+//! The port of presence: who is where and which connections there are, over all instances, and who has gone with an
+//! instance that died.
 //!
 //! Owns: the shape of places and members, what a lease of an instance means, and the contract suite (module
 //! `contract`, feature `contract`) that every implementation passes. Knows no database and no broker, and tells
@@ -61,6 +62,15 @@ pub struct Gone {
     pub member: Member,
 }
 
+/// A connection that an instance holds, written down so that others can say what went with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// What it is removed by: no other record of the instance has it.
+    pub key: String,
+    /// What whoever finds it has to know, as JSON text.
+    pub text: String,
+}
+
 /// Where presence is kept does not answer.
 #[derive(Clone, Debug, Error)]
 #[error("presence cannot be had now: {0}")]
@@ -77,8 +87,9 @@ pub type Answer<T> = BoxFuture<'static, Result<T, PresenceError>>;
 
 /// Where members are kept.
 ///
-/// An instance holds one lease for all its members. Where it does not renew in time, any other instance removes them
-/// and announces that they left; each is answered to exactly one of those who look.
+/// An instance holds one lease for all its members and connections. Where it does not renew in time, any other instance
+/// sees to what it left: reads it ([`Presence::left_by`], [`Presence::records`]), makes sure that nothing of it is
+/// forgotten, and only then removes it.
 pub trait Presence: Send + Sync {
     /// Puts `member` into the place, held by `instance`; a connection that is there already keeps `joined_at` and
     /// gets the new data.
@@ -107,9 +118,25 @@ pub trait Presence: Send + Sync {
     /// The instance stops: its lease ends now.
     fn retire(&self, instance: &str) -> Answer<()>;
 
-    /// Removes the members of instances whose leases have run out.
-    fn reap(&self) -> Answer<Vec<Gone>>;
+    /// The instances whose leases have run out, and that may have left something.
+    fn dead(&self) -> Answer<Vec<String>>;
+
+    /// The members that an instance holds.
+    fn left_by(&self, instance: &str) -> Answer<Vec<Gone>>;
+
+    /// Removes the members of an instance whose lease has run out, and forgets the instance once it has left nothing.
+    /// Each member is answered to exactly one of those who reap. Nothing where the instance lives.
+    fn reap(&self, instance: &str) -> Answer<Vec<Gone>>;
 
     /// The instances whose leases hold.
     fn instances(&self) -> Answer<Vec<String>>;
+
+    /// Writes down connections that the instance holds.
+    fn hold(&self, instance: &str, records: Vec<Record>) -> Answer<()>;
+
+    /// Removes records of the instance by their keys.
+    fn release(&self, instance: &str, keys: Vec<String>) -> Answer<()>;
+
+    /// The instance's records, by key, at most `limit`.
+    fn records(&self, instance: &str, limit: usize) -> Answer<Vec<Record>>;
 }

@@ -1,4 +1,5 @@
-//! The connections of a process: which server or cluster the URL names, and the clients that reconnect by themselves.
+//! The connections of a process: which server or cluster the URL names, directly or through Sentinels, and the clients
+//! that reconnect by themselves.
 //!
 //! Owns clients and their tasks. Knows no keys. A command is sent once: whether one that was on its way when a
 //! connection broke took effect is for the caller to find out.

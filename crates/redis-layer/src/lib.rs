@@ -6,6 +6,7 @@
 
 mod condition;
 mod connection;
+mod counters;
 mod documents;
 mod error;
 pub mod event_log;
@@ -15,6 +16,7 @@ mod presence;
 mod scripts;
 mod settings;
 
+pub use counters::{Count, RedisCounters, Total};
 pub use documents::RedisDocumentStore;
 pub use error::RedisError;
 pub use generation::end as end_generation;

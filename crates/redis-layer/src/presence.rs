@@ -1,4 +1,5 @@
-//! Presence on Redis: a hash a place, a lease an instance, and the places that each instance has members in.
+//! Presence on Redis: a hash a place, a lease an instance, the places that each instance has members in, and what it
+//! wrote down of its connections.
 //!
 //! Each step is a command on one key, so that it runs on a cluster; whoever removes a dead instance's members may die
 //! half way, and the next goes on: a member is answered to whoever's `HDEL` removed it.
@@ -9,7 +10,7 @@ use crate::{
 };
 use fred::{clients::Client, interfaces::ClientLike, types::Value as RedisValue};
 use futures::future::{FutureExt as _, try_join_all};
-use presence::{Answer, Entered, Gone, Kind, LEASE, Member, Place, Presence, PresenceError};
+use presence::{Answer, Entered, Gone, Kind, LEASE, Member, Place, Presence, PresenceError, Record};
 use serde::{Deserialize, Serialize};
 use shared_types::{AppId, Scope};
 use std::{
@@ -86,6 +87,11 @@ fn instance_key(instance: &str) -> String {
     format!("realtime:instance:{instance}")
 }
 
+/// Hash: what an instance wrote down of its connections, by key.
+fn connections_key(instance: &str) -> String {
+    format!("realtime:connections:{instance}")
+}
+
 fn line_of(scope: &Scope, place: &Place) -> String {
     format!("{}\n{}\n{}", scope.application(), scope.environment(), place.text())
 }
@@ -138,6 +144,7 @@ impl Presence for RedisPresence {
         self.answer(async move |client| {
             let key = members_key(&scope, &place);
             // First what finds the member again should the instance die in the middle.
+            known(&client, &instance).await?;
             let _: i64 =
                 call(&client, "SADD", vec![instance_key(&instance), line_of(&scope, &place)]).await?;
             let before = all(&client, &key).await?;
@@ -225,12 +232,33 @@ impl Presence for RedisPresence {
         })
     }
 
-    fn reap(&self) -> Answer<Vec<Gone>> {
+    fn dead(&self) -> Answer<Vec<String>> {
         self.answer(async move |client| {
-            let over = vec![INSTANCES.to_owned(), "-inf".to_owned(), now_ms().to_string()];
-            let dead: Vec<String> = call(&client, "ZRANGEBYSCORE", over).await?;
+            let mut dead = over(&client).await?;
+            dead.sort();
+            Ok(dead)
+        })
+    }
+
+    fn left_by(&self, instance: &str) -> Answer<Vec<Gone>> {
+        let instance = instance.to_owned();
+        self.answer(async move |client| {
+            let mut left = Vec::new();
+            for line in lines(&client, &instance).await? {
+                let Some((scope, place)) = read_line(&line) else { continue };
+                for member in held_by(&client, &scope, &place, &instance).await? {
+                    left.push(Gone { scope: scope.clone(), place: place.clone(), member });
+                }
+            }
+            Ok(left)
+        })
+    }
+
+    fn reap(&self, instance: &str) -> Answer<Vec<Gone>> {
+        let instance = instance.to_owned();
+        self.answer(async move |client| {
             let mut gone = Vec::new();
-            for instance in dead {
+            if over(&client).await?.contains(&instance) {
                 bury(&client, &instance, &mut gone).await?;
             }
             Ok(gone)
@@ -245,26 +273,84 @@ impl Presence for RedisPresence {
             Ok(instances)
         })
     }
+
+    fn hold(&self, instance: &str, records: Vec<Record>) -> Answer<()> {
+        let instance = instance.to_owned();
+        self.answer(async move |client| {
+            if records.is_empty() {
+                return Ok(());
+            }
+            known(&client, &instance).await?;
+            let fields = records.into_iter().flat_map(|record| [record.key, record.text]);
+            let all = std::iter::once(connections_key(&instance)).chain(fields).collect();
+            let _: i64 = call(&client, "HSET", all).await?;
+            Ok(())
+        })
+    }
+
+    fn release(&self, instance: &str, keys: Vec<String>) -> Answer<()> {
+        let instance = instance.to_owned();
+        self.answer(async move |client| {
+            if keys.is_empty() {
+                return Ok(());
+            }
+            let all = std::iter::once(connections_key(&instance)).chain(keys).collect();
+            let _: i64 = call(&client, "HDEL", all).await?;
+            Ok(())
+        })
+    }
+
+    fn records(&self, instance: &str, limit: usize) -> Answer<Vec<Record>> {
+        let instance = instance.to_owned();
+        self.answer(async move |client| {
+            let found: BTreeMap<String, String> =
+                call(&client, "HGETALL", vec![connections_key(&instance)]).await?;
+            Ok(found.into_iter().take(limit).map(|(key, text)| Record { key, text }).collect())
+        })
+    }
 }
 
-/// Removes the members of an instance whose lease has run out, and the instance last.
+/// Makes sure that others come upon the instance, though it has not taken its lease yet.
+async fn known(client: &Client, instance: &str) -> Result<(), RedisError> {
+    let lease = vec![INSTANCES.to_owned(), "NX".to_owned(), "0".to_owned(), instance.to_owned()];
+    let _: RedisValue = call(client, "ZADD", lease).await?;
+    Ok(())
+}
+
+/// The instances whose leases have run out.
+async fn over(client: &Client) -> Result<Vec<String>, RedisError> {
+    call(client, "ZRANGEBYSCORE", vec![INSTANCES.to_owned(), "-inf".to_owned(), now_ms().to_string()]).await
+}
+
+async fn lines(client: &Client, instance: &str) -> Result<Vec<String>, RedisError> {
+    call(client, "SMEMBERS", vec![instance_key(instance)]).await
+}
+
+async fn held_by(
+    client: &Client,
+    scope: &Scope,
+    place: &Place,
+    instance: &str,
+) -> Result<Vec<Member>, RedisError> {
+    let held = all(client, &members_key(scope, place)).await?;
+    Ok(held.into_values().filter(|held| held.instance == instance).map(|held| held.member).collect())
+}
+
+/// Removes the members of an instance whose lease has run out, and the instance last, once it has left nothing.
 async fn bury(client: &Client, instance: &str, gone: &mut Vec<Gone>) -> Result<(), RedisError> {
-    let lines: Vec<String> = call(client, "SMEMBERS", vec![instance_key(instance)]).await?;
-    for line in lines {
+    for line in lines(client, instance).await? {
         if let Some((scope, place)) = read_line(&line) {
-            let held = all(client, &members_key(&scope, &place)).await?;
-            for (socket, held) in held.into_iter().filter(|(_, held)| held.instance == instance) {
-                if remove(client, &scope, &place, &socket).await? {
-                    gone.push(Gone { scope: scope.clone(), place: place.clone(), member: held.member });
+            for member in held_by(client, &scope, &place, instance).await? {
+                if remove(client, &scope, &place, &member.socket_id).await? {
+                    gone.push(Gone { scope: scope.clone(), place: place.clone(), member });
                 }
             }
         }
         let _: i64 = call(client, "SREM", vec![instance_key(instance), line]).await?;
     }
+    let connections: i64 = call(client, "HLEN", vec![connections_key(instance)]).await?;
     // Unless it has come back meanwhile.
-    let over = vec![INSTANCES.to_owned(), "-inf".to_owned(), now_ms().to_string()];
-    let dead: Vec<String> = call(client, "ZRANGEBYSCORE", over).await?;
-    if dead.iter().any(|dead| dead == instance) {
+    if connections == 0 && over(client).await?.iter().any(|dead| dead == instance) {
         let _: i64 = call(client, "ZREM", vec![INSTANCES.to_owned(), instance.to_owned()]).await?;
     }
     Ok(())

@@ -14,7 +14,8 @@ pub struct HistoryLimit {
 /// How the layer reaches Redis and how much it keeps there.
 #[derive(Clone, Debug)]
 pub struct RedisSettings {
-    /// `redis://…` or `rediss://…`; other nodes of a cluster as `?node=host:port`.
+    /// `redis://…` or `rediss://…`; other nodes of a cluster as `?node=host:port`. `redis-sentinel://…` names Sentinels,
+    /// and by `?sentinelServiceName=…` the server that they watch.
     pub url: String,
     /// How long a topic's history is kept.
     pub history: Duration,

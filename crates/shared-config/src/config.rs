@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::networks::Networks;
 use crate::problem::ConfigErrors;
 use crate::read::Reader;
 use crate::secret::{Secret, SecretKey};
@@ -100,6 +101,8 @@ pub struct Config {
     pub log_level: LogLevel,
     /// `CORS_ORIGINS`.
     pub cors_origins: CorsOrigins,
+    /// `TRUSTED_PROXIES`: whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Networks,
     /// `SHUTDOWN_SECONDS`: how long a graceful stop may take.
     pub shutdown: Duration,
     /// The platform's own database.
@@ -169,11 +172,11 @@ pub struct CdcConfig {
     pub heartbeat: Duration,
     /// `CDC_EVENTS_RETENTION_DAYS`: how long what became of each row change is kept; `None` for 0, not at all.
     pub events_kept: Option<Duration>,
+    /// `CDC_SPILL_BYTES`: how much is kept for each target while the event log does not take it; 0 for nothing.
+    pub spill_bytes: u64,
     /// `CDC_SLOT_NAME`, before the suffix of installation and database.
     pub slot_name: String,
 }
-    /// `CDC_SPILL_BYTES`: how much is kept for each target while the event log does not take it; 0 for nothing.
-    pub spill_bytes: u64,
 
 impl CdcConfig {
     /// `CDC_DATABASE_URL`: the target of the default application, where it is configured here.
@@ -183,7 +186,7 @@ impl CdcConfig {
 }
 
 /// What one server accepts; see protocol.md, "Limits".
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of one client message.
     pub message_bytes: usize,
@@ -203,6 +206,12 @@ pub struct Limits {
     pub backlog_messages: usize,
     /// Connections from one client address; `None` for no limit.
     pub connections_per_address: Option<usize>,
+    /// Connections that one client address begins in a minute; `None` for no limit.
+    pub handshakes_per_minute: Option<u32>,
+    /// REST requests of one caller in a minute; `None` for no limit.
+    pub requests_per_minute: Option<u32>,
+    /// Client addresses to which no limit by address applies.
+    pub exempt_addresses: Networks,
 }
 
 /// The origins whose pages may call the API.
@@ -278,9 +287,10 @@ impl Config {
                 .and_then(|word| LogLevel::parse(&word))
                 .unwrap_or(LogLevel::Info),
             cors_origins: read_cors_origins(reader, environment),
+            trusted_proxies: reader.networks("TRUSTED_PROXIES"),
             shutdown: Duration::from_secs(reader.integer("SHUTDOWN_SECONDS")),
             postgres: read_postgres(reader),
-            redis: reader.secret("REDIS_URL").map(|url| RedisConfig { url }),
+            redis: read_redis(reader),
             jwt_secret: read_jwt_secret(reader, environment),
             secret_key: read_secret_key(reader, environment),
             event_log: read_event_log(reader),
@@ -297,6 +307,7 @@ impl Config {
                     days => Some(Duration::from_secs(days * 24 * 3600)),
                 },
                 slot_name: reader.text("CDC_SLOT_NAME").unwrap_or_default(),
+                spill_bytes: reader.integer("CDC_SPILL_BYTES"),
             },
             limits: read_limits(reader),
         };
@@ -307,13 +318,27 @@ impl Config {
 }
 
 fn read_cors_origins(reader: &mut Reader<'_>, environment: Environment) -> CorsOrigins {
-                spill_bytes: reader.integer("CDC_SPILL_BYTES"),
     match reader.text("CORS_ORIGINS").as_deref() {
         Some("*") => CorsOrigins::Any,
         Some(origins) => CorsOrigins::List(origins.split(',').map(|o| o.trim().to_owned()).collect()),
         None if matches!(environment, Environment::Development | Environment::Test) => CorsOrigins::Localhost,
         None => CorsOrigins::SameOrigin,
     }
+}
+
+/// A URL of Sentinels has to say which of the servers that they watch is meant.
+fn read_redis(reader: &mut Reader<'_>) -> Option<RedisConfig> {
+    let url = reader.secret("REDIS_URL")?;
+    let parsed = Url::parse(url.expose()).ok()?;
+    let is_named =
+        parsed.query_pairs().any(|(name, value)| name == "sentinelServiceName" && !value.is_empty());
+    if parsed.scheme().ends_with("-sentinel") && !is_named {
+        reader.problem(
+            "REDIS_URL",
+            "must name the server as ?sentinelServiceName=… where Sentinels are asked for it",
+        );
+    }
+    Some(RedisConfig { url })
 }
 
 /// What is in Redis is in memory: unless it is said, less is kept there.
@@ -416,6 +441,9 @@ fn read_limits(reader: &mut Reader<'_>) -> Limits {
         backlog_bytes: reader.size("LIMIT_BACKLOG_BYTES"),
         backlog_messages: reader.size("LIMIT_BACKLOG_MESSAGES"),
         connections_per_address: Some(reader.size("LIMIT_CONNECTIONS_PER_ADDRESS")).filter(|n| *n > 0),
+        handshakes_per_minute: Some(reader.integer("LIMIT_HANDSHAKES_PER_MINUTE") as u32).filter(|n| *n > 0),
+        requests_per_minute: Some(reader.integer("LIMIT_REQUESTS_PER_MINUTE") as u32).filter(|n| *n > 0),
+        exempt_addresses: reader.networks("LIMIT_EXEMPT_ADDRESSES"),
     };
     let rate = limits.messages_per_second;
     if limits.message_burst != 0 && limits.message_burst < rate {

@@ -7,6 +7,7 @@
 
 mod config;
 mod document;
+mod networks;
 mod problem;
 mod read;
 mod secret;
@@ -18,6 +19,7 @@ pub use config::{
     RedisConfig, SyncWriteMode,
 };
 pub use document::{configuration_markdown, env_example};
+pub use networks::Networks;
 pub use problem::{ConfigErrors, Problem};
 pub use secret::{Secret, SecretKey};
 pub use source::{Vars, process_vars};

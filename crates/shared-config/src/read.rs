@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use base64::Engine;
 use url::Url;
 
+use crate::networks::Networks;
 use crate::problem::Problem;
 use crate::secret::{Secret, SecretKey};
 use crate::source::Vars;
@@ -73,6 +74,10 @@ impl<'vars> Reader<'vars> {
         self.text(name).and_then(|text| text.parse().ok()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     }
 
+    pub(crate) fn networks(&mut self, name: &str) -> Networks {
+        self.text(name).and_then(|text| Networks::parse(&text)).unwrap_or_default()
+    }
+
     pub(crate) fn secret(&mut self, name: &str) -> Option<Secret> {
         self.text(name).map(Secret::new)
     }
@@ -105,6 +110,7 @@ fn keeps_rule(kind: &Kind, value: &str) -> bool {
                 && value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
         }
         Kind::Key32 => key_bytes(value).is_some(),
+        Kind::Networks => Networks::parse(value).is_some(),
         Kind::Origins => value == "*" || value.split(',').all(|origin| is_origin(origin.trim())),
     }
 }

@@ -27,6 +27,8 @@ pub enum Kind {
     Key32,
     /// `*`, or origins (`https://app.example.com`) separated by commas.
     Origins,
+    /// Addresses or ranges of them (`10.0.0.0/8`) separated by commas.
+    Networks,
 }
 
 impl Kind {
@@ -45,6 +47,7 @@ impl Kind {
             Self::SlotName => format!("1 to {SLOT_NAME_MAX} of a–z, 0–9 and _"),
             Self::Key32 => "32 bytes in base64".to_owned(),
             Self::Origins => "`*`, or origins like https://app.example.com separated by commas".to_owned(),
+            Self::Networks => "addresses or ranges like 10.0.0.0/8 separated by commas".to_owned(),
         }
     }
 }
@@ -201,7 +204,7 @@ const ENVIRONMENTS: Kind = Kind::OneOf(&["development", "staging", "production",
 const LOG_LEVELS: Kind = Kind::OneOf(&["debug", "info", "warn", "error"]);
 const PORT: Kind = Kind::Integer { min: 1, max: 65_535 };
 const POSTGRES_URL: Kind = Kind::Url(&["postgres", "postgresql"]);
-const REDIS_URL: Kind = Kind::Url(&["redis", "rediss"]);
+const REDIS_URL: Kind = Kind::Url(&["redis", "rediss", "redis-sentinel", "rediss-sentinel"]);
 const HTTP_URL: Kind = Kind::Url(&["http", "https"]);
 
 const fn integer(min: u64, max: u64) -> Kind {
@@ -245,6 +248,14 @@ pub const VARIABLES: &[Variable] = {
              `development` and `test` every localhost origin.",
         )
         .example("https://app.example.com"),
+        Variable::new(
+            "TRUSTED_PROXIES",
+            Server,
+            Kind::Networks,
+            None,
+            "Proxies whose `X-Forwarded-For` is believed. Unset: none, and a client's address is that of its connection.",
+        )
+        .example("10.0.0.0/8"),
         Variable::new(
             "SHUTDOWN_SECONDS",
             Server,
@@ -292,7 +303,8 @@ pub const VARIABLES: &[Variable] = {
             Redis,
             REDIS_URL,
             None,
-            "Redis connection URL; `rediss://` for TLS. Unset: PostgreSQL alone.",
+            "Redis connection URL; `rediss://` for TLS, `redis-sentinel://` or `rediss-sentinel://` for a server that \
+             Sentinels name. Unset: PostgreSQL alone.",
         )
         .secret()
         .example("redis://localhost:6379"),
@@ -371,6 +383,15 @@ pub const VARIABLES: &[Variable] = {
             "How many days what became of each row change is kept for the event history. 0: nothing is written down.",
         ),
         Variable::new(
+            "CDC_SPILL_BYTES",
+            Cdc,
+            integer(0, 1_099_511_627_776),
+            Some("1073741824"),
+            "How many bytes of events are kept in the platform's database for each target while the event log does not \
+             take them (default: 1 GiB), so that the target need not keep its own log. Past it, and with 0, the target \
+             does.",
+        ),
+        Variable::new(
             "CDC_SLOT_NAME",
             Cdc,
             Kind::SlotName,
@@ -382,15 +403,6 @@ pub const VARIABLES: &[Variable] = {
             integer(1_024, 67_108_864),
             "65536",
             "One client message (default: 64 KiB).",
-        Variable::new(
-            "CDC_SPILL_BYTES",
-            Cdc,
-            integer(0, 1_099_511_627_776),
-            Some("1073741824"),
-            "How many bytes of events are kept in the platform's database for each target while the event log does not \
-             take them (default: 1 GiB), so that the target need not keep its own log. Past it, and with 0, the target \
-             does.",
-        ),
         ),
         limit(
             "LIMIT_BODY_BYTES",
@@ -428,9 +440,31 @@ pub const VARIABLES: &[Variable] = {
             "LIMIT_CONNECTIONS_PER_ADDRESS",
             integer(0, 10_000_000),
             "0",
-            "Connections from one client address; 0 for no limit, as behind a load balancer that hides \
+            "Connections from one client address to one server; 0 for no limit, as behind a load balancer that hides \
              addresses.",
         ),
+        limit(
+            "LIMIT_HANDSHAKES_PER_MINUTE",
+            integer(0, 10_000_000),
+            "0",
+            "Connections that one client address (of IPv6: one /64) begins in a minute, with Redis over all servers; 0 \
+             for no limit.",
+        ),
+        limit(
+            "LIMIT_REQUESTS_PER_MINUTE",
+            integer(0, 10_000_000),
+            "0",
+            "REST requests of one caller (token's subject, API key or person) in a minute, with Redis over all servers; \
+             0 for no limit.",
+        ),
+        Variable::new(
+            "LIMIT_EXEMPT_ADDRESSES",
+            Section::Limits,
+            Kind::Networks,
+            None,
+            "Client addresses to which no limit by address applies: load tests, health checkers.",
+        )
+        .example("192.0.2.7,198.51.100.0/24"),
         Variable::new(
             "VITE_API_URL",
             AdminUi,

@@ -81,6 +81,17 @@ pub enum ReturnMode {
     Both,
 }
 
+impl ReturnMode {
+    /// Its documented name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Diff => "diff",
+            Self::Both => "both",
+        }
+    }
+}
+
 impl FromStr for ReturnMode {
     type Err = Problem;
 

@@ -50,6 +50,19 @@ impl Scalar {
         }
         Self::Float(float.to_bits())
     }
+
+    /// As JSON.
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::Null => Value::Null,
+            Self::Bool(b) => Value::from(*b),
+            Self::Integer(integer) => {
+                i64::try_from(*integer).map_or_else(|_| Value::from(*integer as f64), Value::from)
+            }
+            Self::Float(bits) => Value::from(f64::from_bits(*bits)),
+            Self::Text(text) => Value::from(&**text),
+        }
+    }
 }
 
 /// A dotted path into `payload`; arrays are not entered.
@@ -100,6 +113,15 @@ impl Filter {
     /// Its fields, each with the values of which one must be met.
     pub fn fields(&self) -> &[(FieldPath, Vec<Scalar>)] {
         &self.fields
+    }
+
+    /// As a client may write it.
+    pub fn to_json(&self) -> Value {
+        let wanted = |values: &[Scalar]| match values {
+            [only] => only.to_json(),
+            several => serde_json::json!({ "in": several.iter().map(Scalar::to_json).collect::<Vec<_>>() }),
+        };
+        self.fields.iter().map(|(path, values)| (path.to_string(), wanted(values))).collect()
     }
 
     /// Whether `payload` meets all fields.
@@ -156,6 +178,16 @@ mod tests {
 
     fn check(filter: Value, payload: Value) -> bool {
         Filter::parse(&filter).expect("valid filter").matches(&payload)
+    }
+
+    #[test]
+    fn a_filter_is_written_as_it_may_be_read() {
+        let given =
+            serde_json::json!({ "a.b": 12, "c": { "in": [null, true, 1.5, "x"] }, "d": { "in": ["y"] } });
+        let filter = Filter::parse(&given).unwrap();
+        let written = filter.to_json();
+        assert_eq!(Filter::parse(&written).unwrap(), filter);
+        assert_eq!((&written["a.b"], &written["d"]), (&given["a.b"], &serde_json::json!("y")));
     }
 
     #[test]

@@ -7,4 +7,4 @@ mod database;
 mod redis;
 
 pub use database::{TestDatabase, database, empty_database};
-pub use redis::{LocalRedis, LocalRedisCluster, Persistence};
+pub use redis::{LocalRedis, LocalRedisCluster, LocalSentinel, Persistence};

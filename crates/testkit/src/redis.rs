@@ -175,6 +175,81 @@ impl LocalRedisCluster {
     }
 }
 
+/// A Sentinel that watches one server, by the name `main`, and replaces it by its replica.
+pub struct LocalSentinel {
+    child: Child,
+    _directory: TempDir,
+    port: u16,
+}
+
+impl LocalSentinel {
+    /// Starts one that takes `master` for down after a second.
+    ///
+    /// # Panics
+    /// Where `redis-server` is not installed or does not start.
+    pub fn start(master: &LocalRedis) -> Self {
+        let directory = TempDir::new().expect("a directory for the sentinel");
+        for _ in 0..10 {
+            let port = free_port();
+            let settings = format!(
+                "port {port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {} 1\n\
+                 sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 4000\n",
+                master.port
+            );
+            let file = directory.path().join("sentinel.conf");
+            std::fs::write(&file, settings).expect("the sentinel's settings");
+            let log = File::options().create(true).append(true).open(directory.path().join("log"));
+            let mut child = Command::new("redis-server")
+                .arg(&file)
+                .args(["--sentinel", "--dir"])
+                .arg(directory.path())
+                .stdin(Stdio::null())
+                .stdout(log.expect("a log"))
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("redis-server is installed");
+            if answers(port, &mut child) {
+                return Self { child, _directory: directory, port };
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        panic!("the sentinel did not start: {}", log_of(directory.path()));
+    }
+
+    /// `redis-sentinel://…` of the server that it watches.
+    pub fn url(&self) -> String {
+        format!("redis-sentinel://127.0.0.1:{}?sentinelServiceName=main", self.port)
+    }
+
+    /// Sends a command to the Sentinel itself.
+    ///
+    /// # Panics
+    /// Where it does not answer.
+    pub fn command(&self, words: &[&str]) -> Vec<String> {
+        command(self.port, words).expect("the sentinel answers")
+    }
+
+    /// Waits until it knows a replica that could take over.
+    ///
+    /// # Panics
+    /// Where it finds none.
+    pub fn wait_for_replica(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.command(&["SENTINEL", "REPLICAS", "main"]).contains(&"ok".to_owned()) {
+            assert!(Instant::now() < deadline, "the sentinel finds the replica");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for LocalSentinel {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 fn free_port() -> u16 {
     // A cluster's node also takes the port 10,000 above.
     loop {

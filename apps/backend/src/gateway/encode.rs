@@ -97,6 +97,13 @@ fn ended_members(id: &SubscriptionId, topic: &TopicName, problem: &Problem) -> S
     format!("\"subscriptionId\":{id},\"topic\":\"{topic}\",{}", problem_members(problem))
 }
 
+/// The members of the error that tells the end of a membership or presence.
+fn left_members(place: &Value, problem: &Problem) -> String {
+    let place = place.to_string();
+    let place = place.trim_start_matches('{').strip_suffix('}').unwrap_or_default();
+    format!("{place},{}", problem_members(problem))
+}
+
 fn websocket(to: &ReplyTo, control: &Control) -> String {
     let reference = match to {
         ReplyTo::Ref(text) => format!(",\"ref\":{text}"),
@@ -113,6 +120,7 @@ fn websocket(to: &ReplyTo, control: &Control) -> String {
             frame("error", problem_members(problem))
         }
         Control::Ended { id, topic, problem } => frame("error", ended_members(id, topic, problem)),
+        Control::Left { place, problem } => frame("error", left_members(place, problem)),
         Control::Position { .. } => frame("position", position_control(control)),
         Control::Pong => frame("pong", String::new()),
         Control::Welcome { socket_id, client_id, expires_at_ms } => frame(
@@ -152,6 +160,9 @@ fn socketio(to: &ReplyTo, control: &Control) -> Option<String> {
         }
         Control::Ended { id, topic, problem } => {
             emitted("error", format!("\"ok\":false,{}", ended_members(id, topic, problem)))
+        }
+        Control::Left { place, problem } => {
+            emitted("error", format!("\"ok\":false,{}", left_members(place, problem)))
         }
         Control::Position { .. } => emitted("position", position_control(control)),
         Control::Pong => acknowledged(true, String::new()),

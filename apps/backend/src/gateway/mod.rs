@@ -8,27 +8,34 @@ mod cursor;
 mod driver;
 mod encode;
 mod fields;
+mod lifecycle;
 mod registry;
 mod request;
 mod session;
 mod socketio;
 mod sse;
+mod traffic;
 mod upgrade;
 mod websocket;
 mod wire;
 
-pub use registry::Registry;
+pub use lifecycle::Lifecycle;
+pub use registry::{AddressLimits, Registry};
 pub use request::{
     PublishRequest,
     channels::{SayRequest, carried, check_event},
 };
 pub use session::{may_receive, publication, saying};
+pub use sse::event_stream;
 
-use crate::http::ApiError;
+use crate::{
+    http::{ApiError, ClientAddress},
+    rates::Rates,
+};
 use auth::{Authenticator, Identity};
 use axum::{
     Router,
-    extract::{ConnectInfo, FromRequestParts},
+    extract::FromRequestParts,
     http::{StatusCode, header, request::Parts},
     response::{IntoResponse as _, Response},
     routing::get,
@@ -44,17 +51,16 @@ use database::{
 use event_router::{CloseReason, Control, EventRouter, Hub, LiveMessage, Outbox, OutboxLimits, Routed};
 use metrics::{Metrics, Transport};
 use presence::Presence;
-use registry::Connection;
+use registry::{Admitted, Connection};
 use session::Session;
 use shared_config::Config;
 use shared_types::{ErrorKind, Problem, Scope, TopicName};
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How much of a client's name is kept, in characters.
+const USER_AGENT: usize = 256;
 
 /// The limits of a connection (documented defaults in `docs/configuration.md`).
 #[derive(Clone, Debug)]
@@ -71,8 +77,8 @@ pub struct GatewayLimits {
     pub message_burst: u32,
     /// What may wait for a connection.
     pub outbox: OutboxLimits,
-    /// Connections an address.
-    pub connections_per_address: Option<usize>,
+    /// What one client address may do.
+    pub addresses: AddressLimits,
 }
 
 impl GatewayLimits {
@@ -86,7 +92,11 @@ impl GatewayLimits {
             messages_per_second: limits.messages_per_second,
             message_burst: limits.message_burst,
             outbox: OutboxLimits { bytes: limits.backlog_bytes, messages: limits.backlog_messages },
-            connections_per_address: limits.connections_per_address,
+            addresses: AddressLimits {
+                connections: limits.connections_per_address,
+                handshakes_per_minute: limits.handshakes_per_minute,
+                exempt: limits.exempt_addresses.clone(),
+            },
         }
     }
 }
@@ -179,13 +189,15 @@ impl Gateway {
         presence: Arc<dyn Presence>,
         metrics: Arc<Metrics>,
         limits: GatewayLimits,
+        rates: Arc<Rates>,
     ) -> Arc<Self> {
         let policy = Policy::new(authenticator.clone(), pool);
-        let registry = Registry::new(limits.connections_per_address, metrics.clone());
         let instance = format!("{:016x}", rand::random::<u64>());
+        let lifecycle = Lifecycle::new(instance.clone(), router.clone(), presence.clone(), metrics.clone());
+        let registry = Registry::new(limits.addresses.clone(), rates, metrics.clone(), lifecycle);
         let log = router.log().clone();
-        let channels = Channels::new(instance, log, hub.clone(), presence, registry.clone());
         let (tasks, polling) = (TaskTracker::new(), socketio::PollingSessions::default());
+        let channels = Channels::new(instance, log, hub.clone(), presence, registry.clone(), tasks.clone());
         Arc::new(Self {
             hub,
             router,
@@ -209,12 +221,13 @@ impl Gateway {
             .with_state(self.clone())
     }
 
-    /// Watches expiry, revocation and abandoned polling sessions, and keeps this instance's members and `mails`,
-    /// until `stop`.
+    /// Watches expiry, revocation and abandoned polling sessions, keeps this instance's members and `mails`, and writes
+    /// down what becomes of connections, until `stop`.
     pub async fn watch(self: Arc<Self>, mails: mpsc::Receiver<Arc<LiveMessage>>, stop: CancellationToken) {
         let registry = self.registry.clone().watch(self.authenticator.clone(), stop.clone());
         let channels = self.channels.clone().run(mails, stop.clone());
-        tokio::join!(registry, channels, self.polling.sweep(stop));
+        let lifecycle = self.registry.lifecycle.run(stop.clone());
+        tokio::join!(registry, channels, lifecycle, self.polling.sweep(stop));
     }
 
     /// Ends all connections gracefully, within about `limit`.
@@ -222,13 +235,15 @@ impl Gateway {
         self.registry.drain(limit).await;
         self.tasks.close();
         let _ = tokio::time::timeout(limit, self.tasks.wait()).await;
+        self.registry.lifecycle.finish(limit).await;
         self.channels.retire().await;
     }
 
     /// Whether `token` lets somebody in from where the handshake comes.
     ///
     /// # Errors
-    /// As [`Authenticator::verify_token`]; `ORIGIN_NOT_ALLOWED`.
+    /// As [`Authenticator::verify_token`]; `ORIGIN_NOT_ALLOWED`; `UNAVAILABLE` while too many beginnings and ends of
+    /// connections wait for the log.
     pub(crate) fn admit(&self, token: Option<&str>, handshake: &Handshake) -> Result<Arc<Identity>, Problem> {
         let missing = || Problem::new(ErrorKind::Unauthenticated, "AUTH_FAILED", "a token is required");
         let identity = self.authenticator.verify_token(token.ok_or_else(missing)?)?;
@@ -239,6 +254,7 @@ impl Gateway {
         {
             return Err(session::refused_origin(origin));
         }
+        self.registry.lifecycle.demand_room()?;
         Ok(Arc::new(identity))
     }
 
@@ -248,23 +264,27 @@ impl Gateway {
         self.limits.lowered(config.as_ref().and_then(|config| config.limits.get(&scope.environment())))
     }
 
-    pub(crate) fn session(
+    /// The session of somebody who was let in, once others can reach it.
+    pub(crate) async fn session(
         self: &Arc<Self>,
         transport: Transport,
-        address: Option<IpAddr>,
+        handshake: &Handshake,
         outbox: Arc<Outbox>,
         identity: Arc<Identity>,
     ) -> Session {
-        let scope = identity.scope.clone();
-        let entered = self.registry.enter(transport, address, self.channels.socket_id(), outbox, identity);
+        // Boxed, so that the connection's task has no room for it later.
+        if !Box::pin(self.channels.is_reached()).await {
+            tracing::warn!("a connection is let in before mail of other instances comes");
+        }
+        let admitted = Admitted {
+            transport,
+            address: handshake.address,
+            user_agent: handshake.user_agent.clone(),
+            outbox,
+            identity,
+        };
+        let entered = self.registry.enter(self.channels.socket_id(), admitted);
         self.close_if_revoked(&entered.connection);
-        let gateway = self.clone();
-        self.tasks.spawn(async move {
-            // Tried again with the scope's next connection, or when this one sends a direct message.
-            if let Err(problem) = gateway.channels.open_mailbox(&scope).await {
-                tracing::warn!(%problem, "direct messages of other instances do not come yet");
-            }
-        });
         Session::new(self.clone(), entered)
     }
 
@@ -307,6 +327,8 @@ pub struct Handshake {
     pub address: Option<IpAddr>,
     /// The page that a browser makes it for.
     pub origin: Option<String>,
+    /// What the client says it is, at most 256 characters.
+    pub user_agent: Option<Box<str>>,
     /// The query, decoded.
     pub query: Vec<(String, String)>,
 }
@@ -332,8 +354,10 @@ impl<S: Sync> FromRequestParts<S> for Handshake {
         let token = query.iter().find(|(key, _)| key == "token").map(|(_, value)| value.clone()).or(bearer);
         Ok(Self {
             token,
-            address: parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip()),
+            address: ClientAddress::of(&parts.extensions),
             origin: header(header::ORIGIN),
+            user_agent: header(header::USER_AGENT)
+                .map(|text| text.chars().take(USER_AGENT).collect::<String>().into()),
             query,
         })
     }

@@ -4,11 +4,11 @@
 
 mod channels;
 
-pub use channels::saying;
+pub use channels::{broadcast_members, saying};
 
 use super::{
     Gateway, SessionLimits, encode,
-    registry::{Connection, Entered},
+    registry::{Connection, Entered, happened},
     request::{HistoryRequest, PublishRequest, Request, SubscribeRequest},
 };
 use auth::Identity;
@@ -18,7 +18,7 @@ use presence::Place;
 use serde_json::Value;
 use shared_types::{Draft, ErrorKind, Problem, ReturnMode, Source, SubscriptionId, TopicName, rights::Verb};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -36,7 +36,6 @@ const HISTORY_BYTES: usize = 1 << 20;
 pub struct Session {
     gateway: Arc<Gateway>,
     entered: Entered,
-    subscriptions: HashMap<SubscriptionId, Arc<Subscription>>,
     /// Where the connection is.
     places: HashSet<Place>,
     rate: Rate,
@@ -81,7 +80,7 @@ impl Session {
         let limits = gateway.limits_of(&entered.connection.identity().scope);
         let tokens = f64::from(limits.message_burst);
         let rate = Rate { tokens, filled_at: Instant::now(), over_since: None };
-        Self { gateway, entered, subscriptions: HashMap::new(), places: HashSet::new(), rate, limits }
+        Self { gateway, entered, places: HashSet::new(), rate, limits }
     }
 
     /// What the connection may do at most.
@@ -152,20 +151,28 @@ impl Session {
         may_receive(&identity, Verb::Subscribe, &request.topic)?;
         self.gateway.policy.check(&identity.scope, &request.topic).await?;
         let subscription = self.subscription(&identity, &request)?;
-        self.subscriptions.insert(subscription.id.clone(), subscription.clone());
-        self.count_subscriptions();
+        if request.id.is_none() {
+            self.hold(&identity, subscription.clone());
+        }
         self.gateway.hub.subscribe(Subscribe { subscription, since: request.since, reply: to }).await;
         Ok(())
     }
 
+    /// Keeps a new subscription with the connection.
+    pub fn hold(&self, identity: &Identity, subscription: Arc<Subscription>) {
+        self.note("subscribe", identity, |members| subscribing(members, &subscription));
+        self.connection().subscriptions.lock().insert(subscription.id.clone(), subscription);
+    }
+
     /// The subscription that a request is about: a new one, or the one whose recovery goes on.
     fn subscription(
-        &mut self,
+        &self,
         identity: &Identity,
         request: &SubscribeRequest,
     ) -> Result<Arc<Subscription>, Problem> {
+        let mut held = self.connection().subscriptions.lock();
         if let Some(id) = &request.id {
-            let known = self.subscriptions.get(id).filter(|known| {
+            let known = held.get(id).filter(|known| {
                 known.key.topic == request.topic
                     && known.filter == request.filter
                     && known.mode == request.mode
@@ -174,11 +181,11 @@ impl Session {
             return known.cloned().ok_or_else(|| Problem::field("subscriptionId", rule));
         }
         let most = self.limits.subscriptions;
-        if self.subscriptions.len() >= most {
+        if held.len() >= most {
             // Those that failed were counted until it matters.
-            self.subscriptions.retain(|_, subscription| !subscription.failed.load(Ordering::Relaxed));
+            held.retain(|_, subscription| !subscription.failed.load(Ordering::Relaxed));
         }
-        if self.subscriptions.len() >= most {
+        if held.len() >= most {
             return Err(Problem::limit(format!("at most {most} subscriptions a connection")));
         }
         Ok(Arc::new(Subscription {
@@ -192,15 +199,23 @@ impl Session {
         }))
     }
 
-    fn count_subscriptions(&self) {
-        self.connection().subscriptions.store(self.subscriptions.len(), Ordering::Relaxed);
+    /// Tells those who watch the traffic what the connection does; `more` says it more closely.
+    fn note(&self, kind: &str, identity: &Identity, more: impl FnOnce(&mut Value)) {
+        self.gateway.registry.traffic.note(&identity.scope, || {
+            let mut members = self.connection().who();
+            more(&mut members);
+            happened(kind, members)
+        });
     }
 
     async fn unsubscribe(&mut self, id: &SubscriptionId, to: ReplyTo) -> Result<(), Problem> {
-        let Some(subscription) = self.subscriptions.remove(id) else {
+        let removed = self.connection().subscriptions.lock().remove(id);
+        let Some(subscription) = removed else {
             return Err(Problem::not_found("subscription", id.as_str()));
         };
-        self.count_subscriptions();
+        self.note("unsubscribe", &self.connection().identity(), |members| {
+            subscribing(members, &subscription)
+        });
         self.gateway.hub.unsubscribe(subscription, to).await;
         Ok(())
     }
@@ -272,14 +287,15 @@ impl Session {
 
     /// Ends the subscriptions that a new token no longer covers, each with an error that names it.
     async fn end_uncovered(&mut self, identity: &Identity) {
-        let uncovered: Vec<Arc<Subscription>> = self
-            .subscriptions
-            .values()
-            .filter(|subscription| may_receive(identity, Verb::Subscribe, &subscription.key.topic).is_err())
-            .cloned()
-            .collect();
+        let is_uncovered = |subscription: &Subscription| {
+            may_receive(identity, Verb::Subscribe, &subscription.key.topic).is_err()
+        };
+        let uncovered: Vec<Arc<Subscription>> = {
+            let mut held = self.connection().subscriptions.lock();
+            let uncovered = held.extract_if(|_, subscription| is_uncovered(subscription));
+            uncovered.map(|(_, subscription)| subscription).collect()
+        };
         for subscription in uncovered {
-            self.subscriptions.remove(&subscription.id);
             let (id, topic) = (subscription.id.clone(), subscription.key.topic.clone());
             self.gateway.hub.leave(vec![subscription]).await;
             let message = format!("subscription {id} to {topic} ended: the new token does not cover it");
@@ -287,17 +303,23 @@ impl Session {
             self.gateway.metrics.rejected(problem.code);
             self.reply(ReplyTo::Nothing, Control::Ended { id, topic, problem });
         }
-        self.count_subscriptions();
         self.leave_uncovered(identity).await;
     }
 
     /// Ends everything that the connection had.
     pub async fn end(mut self) {
         self.leave_all().await;
-        let Self { gateway, subscriptions, entered, .. } = self;
+        let Self { gateway, entered, .. } = self;
+        let subscriptions = std::mem::take(&mut *entered.connection.subscriptions.lock());
         drop(entered);
         gateway.hub.leave(subscriptions.into_values().collect()).await;
     }
+}
+
+/// Which subscription it is about.
+fn subscribing(members: &mut Value, subscription: &Subscription) {
+    members["subscriptionId"] = subscription.id.as_str().into();
+    members["topic"] = subscription.key.topic.as_str().into();
 }
 
 /// The members of the answer to a publish.

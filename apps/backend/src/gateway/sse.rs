@@ -26,15 +26,21 @@ use metrics::Transport;
 use serde_json::{Value, json};
 use shared_types::{Filter, Position, Problem, ReturnMode, SubscriptionId, TopicName, rights::Verb};
 use std::{
-    collections::HashMap,
     fmt::Write as _,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 use tokio::{sync::mpsc, time::Instant};
 
-/// How often a stream says that it is alive.
-const HEARTBEAT: Duration = Duration::from_secs(30);
+/// How often streams of channels of each type say that they are alive; `system` counts for all other names.
+const HEARTBEATS: [(&str, Duration); 5] = [
+    ("project", Duration::from_secs(30)),
+    ("session", Duration::from_secs(30)),
+    ("organization", Duration::from_secs(60)),
+    ("user", Duration::from_secs(30)),
+    (SYSTEM, Duration::from_secs(60)),
+];
+const SYSTEM: &str = "system";
 /// Bytes written in one piece.
 const BATCH: usize = 64 << 10;
 /// Pieces that may wait for the connection, before the outbox fills.
@@ -80,8 +86,8 @@ async fn open(
     let place = gateway.registry.place(handshake.address)?;
     let (pieces, body) = mpsc::channel::<Result<Bytes, std::convert::Infallible>>(PIECES);
     let outbox = Outbox::new(gateway.limits.outbox);
-    let session =
-        gateway.session(Transport::ServerSentEvents, handshake.address, outbox.clone(), identity.clone());
+    let transport = Transport::ServerSentEvents;
+    let session = gateway.session(transport, handshake, outbox.clone(), identity.clone()).await;
     let stream = Stream::new(gateway.clone(), session, outbox, wish, &identity, pieces);
     gateway.tasks.spawn(async move {
         let _place = place;
@@ -89,12 +95,17 @@ async fn open(
     });
     let body =
         futures::stream::unfold(body, |mut body| async move { body.recv().await.map(|piece| (piece, body)) });
+    Ok(event_stream(Body::from_stream(body)))
+}
+
+/// The answer that streams `body` as server-sent events, past whatever would keep it back.
+pub fn event_stream(body: Body) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache, no-transform"),
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    Ok((StatusCode::OK, headers, Body::from_stream(body)).into_response())
+    (StatusCode::OK, headers, body).into_response()
 }
 
 impl Wish {
@@ -150,11 +161,12 @@ struct Stream {
     gateway: Arc<Gateway>,
     session: Session,
     outbox: Arc<Outbox>,
-    subscriptions: HashMap<SubscriptionId, Arc<Subscription>>,
     channels: Vec<TopicName>,
     cursor: Cursor,
     /// The first answer of each topic, until all have come and the stream begins.
     opening: Option<Vec<Subscribed>>,
+    /// How often it says that it is alive.
+    beat: Duration,
     /// What came live before the stream began.
     held: Vec<Outgoing>,
     pieces: mpsc::Sender<Result<Bytes, std::convert::Infallible>>,
@@ -170,7 +182,7 @@ impl Stream {
         pieces: mpsc::Sender<Result<Bytes, std::convert::Infallible>>,
     ) -> Self {
         let subscriptions = wish.topics.iter().map(|topic| {
-            let subscription = Arc::new(Subscription {
+            Arc::new(Subscription {
                 id: SubscriptionId::generate(),
                 key: TopicKey::new(&identity.scope, topic),
                 filter: wish.filter.clone(),
@@ -178,35 +190,38 @@ impl Stream {
                 outbox: outbox.clone(),
                 socket_id: session.connection().socket_id.clone(),
                 failed: AtomicBool::new(false),
-            });
-            (subscription.id.clone(), subscription)
+            })
         });
-        let subscriptions = subscriptions.collect();
+        subscriptions.for_each(|subscription| session.hold(identity, subscription));
+        let beat = heartbeat(wish.topics.iter().chain(&wish.channels));
         Self {
             gateway,
             session,
             outbox,
-            subscriptions,
             channels: wish.channels,
             cursor: wish.cursor,
             opening: Some(Vec::new()),
             held: Vec::new(),
+            beat,
             pieces,
         }
     }
 
+    /// Its subscriptions.
+    fn subscriptions(&self) -> Vec<Arc<Subscription>> {
+        self.session.connection().subscriptions.lock().values().cloned().collect()
+    }
+
     async fn run(mut self) {
-        for subscription in self.subscriptions.values() {
+        for subscription in self.subscriptions() {
             let since = self.cursor.get(&subscription.key.topic).cloned();
-            self.subscribe(subscription.clone(), since).await;
+            self.subscribe(subscription, since).await;
         }
         for channel in std::mem::take(&mut self.channels) {
             self.session.handle(Request::Join(channel), ReplyTo::Nothing).await;
         }
         self.write_until_closed().await;
-        let Self { gateway, session, subscriptions, .. } = self;
-        session.end().await;
-        gateway.hub.leave(subscriptions.into_values().collect()).await;
+        self.session.end().await;
     }
 
     async fn subscribe(&self, subscription: Arc<Subscription>, since: Option<Position>) {
@@ -215,10 +230,10 @@ impl Stream {
 
     async fn write_until_closed(&mut self) {
         let mut batch = Vec::new();
-        let timer = tokio::time::sleep(HEARTBEAT);
+        let timer = tokio::time::sleep(self.beat);
         tokio::pin!(timer);
         let mut first = String::new();
-        if self.subscriptions.is_empty() {
+        if self.subscriptions().is_empty() {
             // Channels alone: nothing is to be waited for.
             self.opening = None;
             self.begin(Vec::new(), &mut first).await;
@@ -241,7 +256,7 @@ impl Stream {
                 () = &mut timer => {
                     let beat = json!({ "type": "heartbeat", "timestamp": now_ms() });
                     let _ = write!(text, "id: {}\ndata: {beat}\n\n", self.cursor.encode());
-                    timer.as_mut().reset(Instant::now() + HEARTBEAT);
+                    timer.as_mut().reset(Instant::now() + self.beat);
                 }
             }
             if text.is_empty() {
@@ -302,6 +317,7 @@ impl Stream {
                 Control::Done(_)
                 | Control::Pong
                 | Control::Ended { .. }
+                | Control::Left { .. }
                 | Control::Welcome { .. }
                 | Control::Refused(_)
                 | Control::NoNamespace(..) => {}
@@ -328,7 +344,7 @@ impl Stream {
     async fn subscribed(&mut self, subscribed: Subscribed, out: &mut String) {
         let Some(mut opening) = self.opening.take() else { return self.page(subscribed, out).await };
         opening.push(subscribed);
-        if opening.len() < self.subscriptions.len() {
+        if opening.len() < self.subscriptions().len() {
             self.opening = Some(opening);
             return;
         }
@@ -367,8 +383,38 @@ impl Stream {
             self.event(event, mode, out);
         }
         self.cursor.set(topic, position.clone());
-        if more && let Some(subscription) = self.subscriptions.get(&id).cloned() {
+        let subscription = self.session.connection().subscriptions.lock().get(&id).cloned();
+        if more && let Some(subscription) = subscription {
             self.subscribe(subscription, Some(position)).await;
+        }
+    }
+}
+
+/// How often a stream of `names` says that it is alive: as often as the type with the shortest time asks.
+fn heartbeat<'n>(names: impl Iterator<Item = &'n TopicName>) -> Duration {
+    let of = |wanted: &str| HEARTBEATS.iter().find(|(kind, _)| *kind == wanted).map(|(_, every)| *every);
+    let each = names.filter_map(|name| {
+        let kind = name.as_str().split_once(':').map_or("", |(kind, _)| kind);
+        of(kind).or_else(|| of(SYSTEM))
+    });
+    each.min().unwrap_or(Duration::from_secs(30))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shortest_heartbeat_of_all_types_holds() {
+        let beat = |names: &[&str]| {
+            let names: Vec<TopicName> = names.iter().map(|name| TopicName::from_stored(name)).collect();
+            heartbeat(names.iter()).as_secs()
+        };
+        assert_eq!(beat(&["project:7"]), 30);
+        assert_eq!(beat(&["chat:7", "organization:1"]), 60);
+        assert_eq!(beat(&["organization:7", "user:1"]), 30);
+        for other in ["order.updated", "chat:room1", "project.7", "project"] {
+            assert_eq!(beat(&[other]), beat(&["system:x"]), "{other}");
         }
     }
 }

@@ -18,7 +18,7 @@ use event_router::{CloseReason, Control, Outbox, Protocol, ReplyTo};
 use futures::future::BoxFuture;
 use metrics::Transport;
 use shared_types::{ErrorKind, Problem};
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 use tokio_tungstenite::tungstenite::Message;
 
 /// The subprotocol that a browser names beside `token.<jwt>`.
@@ -53,7 +53,7 @@ pub async fn upgrade(
     let running = gateway.clone();
     upgrade.run(&gateway, Protocol::WebSocket, largest, subprotocol, move |socket| async move {
         let _place = place;
-        run(running, identity, handshake.address, socket).await;
+        run(running, identity, handshake, socket).await;
     })
 }
 
@@ -73,12 +73,13 @@ fn subprotocol_token(headers: &HeaderMap) -> Option<String> {
 async fn run(
     gateway: Arc<Gateway>,
     identity: Arc<Identity>,
-    address: Option<IpAddr>,
+    handshake: Handshake,
     mut socket: Box<Socket>,
 ) {
     let outbox = Outbox::new(gateway.limits.outbox);
     socket.attach(&gateway, &outbox);
-    let session = gateway.session(Transport::WebSocket, address, outbox.clone(), identity);
+    let session = gateway.session(Transport::WebSocket, &handshake, outbox.clone(), identity).await;
+    drop(handshake);
     outbox.control(ReplyTo::Nothing, gateway.welcome(session.connection()));
     let limit = session.limits().message_bytes;
     let mut codec = PlainCodec { session, limit, malformed: 0 };

@@ -41,7 +41,7 @@ use utoipa::{
         backfills::start, backfills::get, backfills::cancel,
         cdc_control::status, cdc_control::events, cdc_control::start, cdc_control::stop, cdc_control::check, outbox::status,
         socket::channels, socket::members,
-        socket::connections,
+        socket::connections, socket::connection, socket::traffic,
         socket::broadcast,
         socket::document_presence,
     ),

@@ -4,7 +4,7 @@ use super::{
     access::events as permits,
     body::{JsonText, Object, check_text, parse},
     grant::Grant,
-    idempotency::{body_hash, key, other_body},
+    idempotency::{body_hash, key, other_body, refused},
     problem::{ApiError, database},
     route::Route,
 };
@@ -95,11 +95,22 @@ pub(super) async fn publish(
         routed.push(route(&grant, event).map_err(|problem| within(&at, problem))?);
     }
     check_policy(&state, &grant, &routed).await?;
-    if let Some(key) = key(&headers)? {
-        repeatable(&state, &grant, &key, &bytes, &mut routed).await?;
+    let key = key(&headers)?;
+    if let Some(key) = &key {
+        repeatable(&state, &grant, key, &bytes, &mut routed).await?;
     }
-    let reports: Vec<Published> =
-        state.router.route(routed).await?.into_iter().map(Published::from).collect();
+    let reports = match state.router.route(routed).await {
+        Ok(reports) => reports,
+        Err(error) => {
+            let problem = Problem::from(error);
+            if let Some(key) = &key {
+                let record = record(&grant, key);
+                refused(&state, record, &problem).await?;
+            }
+            return Err(problem.into());
+        }
+    };
+    let reports: Vec<Published> = reports.into_iter().map(Published::from).collect();
     if batch {
         return Ok((StatusCode::CREATED, Json(reports)).into_response());
     }
@@ -165,6 +176,10 @@ async fn check_policy(
     Ok(())
 }
 
+fn record<'r>(grant: &'r Grant<permits::Publish>, key: &'r str) -> RecordKey<'r> {
+    RecordKey { scope: grant.scope(), caller: grant.actor().name(), route: ROUTE, key }
+}
+
 /// Gives the events of a request with an `Idempotency-Key` ids that a repeat of the request gets too: the log
 /// then answers the first result and appends nothing.
 async fn repeatable(
@@ -174,8 +189,7 @@ async fn repeatable(
     body: &[u8],
     routed: &mut [Routed],
 ) -> Result<(), ApiError> {
-    let caller = grant.actor().name();
-    let record = RecordKey { scope: grant.scope(), caller, route: ROUTE, key };
+    let (caller, record) = (grant.actor().name(), record(grant, key));
     let mut connection = state.pool.acquire().await.map_err(database)?;
     let created_at = match idempotency::claim(&mut connection, record, &body_hash(state, body)).await? {
         Claim::New { created_at } | Claim::Repeated { created_at, .. } => created_at,

@@ -3,16 +3,17 @@
 use super::{
     access::{Need, Permit, Reach},
     credentials::{Caller, caller},
-    problem::ApiError,
+    problem::{ApiError, refused},
 };
 use crate::state::AppState;
-use auth::{Identity, Permissions, Person};
+use auth::{Authenticator, Identity, Permissions, Person, Refusal};
 use axum::{
     extract::{FromRequestParts, RawPathParams},
     http::{HeaderMap, request::Parts},
 };
+use event_router::now_ms;
 use shared_types::{AppId, Environment, ErrorKind, Problem, Scope, rights::Verb};
-use std::marker::PhantomData;
+use std::{marker::PhantomData, sync::Arc};
 
 /// Proof that the caller may do `P`, and where.
 #[derive(Debug)]
@@ -61,6 +62,21 @@ impl<P: Permit> Grant<P> {
         }
     }
 
+    /// Whether the token or key still holds, for what goes on after the answer has begun. A session is only looked at
+    /// with each request.
+    pub fn holding(&self, authenticator: Arc<Authenticator>) -> impl Fn() -> bool + Send + Sync + use<P> {
+        let identity = match &self.caller {
+            Caller::Identity(identity) => Some(identity.clone()),
+            Caller::Person(_) => None,
+        };
+        move || {
+            let holds = |identity: &Identity| {
+                identity.expires_at_ms > now_ms() && authenticator.still_holds(identity).is_ok()
+            };
+            identity.as_deref().is_none_or(holds)
+        }
+    }
+
     /// Whether `verb` may be used on `name`, for routes that ask for a verb. A person may on every name.
     ///
     /// # Errors
@@ -85,13 +101,28 @@ impl<P: Permit> FromRequestParts<AppState> for Grant<P> {
             Caller::Identity(identity) => identity_scope::<P>(identity, &parts.headers, named)?,
             Caller::Person(person) => person_scope::<P>(person, &parts.headers, named, state).await?,
         };
-        authorize::<P>(&caller, &scope)?;
         let actor = Actor(match &caller {
             Caller::Identity(identity) => identity.name(),
             Caller::Person(person) => person.user.id.clone(),
         });
+        admit(state, &caller, &actor)?;
+        authorize::<P>(&caller, &scope)?;
         Ok(Self { scope, actor, caller, permit: PhantomData })
     }
+}
+
+/// Counts the request against what one caller may ask in a minute.
+fn admit(state: &AppState, caller: &Caller, actor: &Actor) -> Result<(), ApiError> {
+    let Some(most) = state.http.requests_per_minute else { return Ok(()) };
+    // Subjects of different applications may have one name.
+    let key = match caller {
+        Caller::Identity(identity) => format!("caller:{}:{}", identity.scope, actor.name()),
+        Caller::Person(_) => format!("caller:{}", actor.name()),
+    };
+    state.rates.admit(&key, most).map_err(|over| {
+        let problem = Problem::limit(format!("more than {most} requests in a minute"));
+        refused(Refusal { problem, retry_after_seconds: Some(over.retry_after_seconds) })
+    })
 }
 
 /// What a request without credentials is answered.

@@ -63,6 +63,19 @@ pub(super) fn body_hash(state: &AppState, body: &[u8]) -> [u8; 32] {
     state.sealer.fingerprint("idempotency body", body)
 }
 
+/// Frees the key of a request that was refused, unless it is not known whether it came to something.
+pub(super) async fn refused(
+    state: &AppState,
+    record: RecordKey<'_>,
+    problem: &Problem,
+) -> Result<(), ApiError> {
+    if matches!(problem.kind, ErrorKind::Unavailable | ErrorKind::Internal) {
+        return Ok(());
+    }
+    let mut connection = state.pool.acquire().await.map_err(database)?;
+    idempotency::give_up(&mut connection, record).await.map_err(database)
+}
+
 /// Begins a creating request: in a transaction, and once for each key.
 pub(super) async fn begin<P: Permit>(
     state: &AppState,

@@ -1,6 +1,9 @@
 //! What holds for every request: its id, its time, panics, and the one shape of failures.
 
-use super::problem::{ApiError, of_status};
+use super::{
+    peer::ClientAddress,
+    problem::{ApiError, of_status},
+};
 use crate::state::{AppState, HttpSettings};
 use axum::{
     Router,
@@ -31,6 +34,11 @@ async fn outermost(State(settings): State<Arc<HttpSettings>>, mut request: Reque
     let id = request_id(&request);
     let header = HeaderValue::from_str(&id).expect("checked or made of letters and digits");
     request.headers_mut().insert(REQUEST_ID, header.clone());
+    if let Some(client) =
+        ClientAddress::find(request.extensions(), request.headers(), &settings.trusted_proxies)
+    {
+        request.extensions_mut().insert(client);
+    }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let begun = Instant::now();
     let answered =

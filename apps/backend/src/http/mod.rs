@@ -36,6 +36,7 @@ mod tokens;
 mod topics;
 
 pub use documentation::openapi;
+pub use peer::ClientAddress;
 pub use problem::{ApiError, ApiProblem};
 
 use crate::state::AppState;

@@ -1,15 +1,59 @@
-//! From where a request comes.
+//! From where a request comes: the peer of its connection, or the client for which a trusted proxy makes it.
 
 use auth::Attempt;
 use axum::{
     extract::{ConnectInfo, FromRequestParts},
-    http::{HeaderMap, header, request::Parts},
+    http::{Extensions, HeaderMap, header, request::Parts},
 };
-use std::{convert::Infallible, net::SocketAddr};
+use shared_config::Networks;
+use std::{
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+};
 
-/// The peer of the connection; forwarding headers are not believed.
+/// The address of the client, as an extension of its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientAddress(IpAddr);
+
+impl ClientAddress {
+    /// The address that was found for a request.
+    pub fn of(extensions: &Extensions) -> Option<IpAddr> {
+        extensions.get::<Self>().map(|address| address.0)
+    }
+
+    /// Finds the client of a request that came over a connection with a peer: each proxy adds whom it speaks for at the
+    /// end, and what stands before the last one that is trusted may be invented.
+    pub(super) fn find(extensions: &Extensions, headers: &HeaderMap, trusted: &Networks) -> Option<Self> {
+        let mut client = extensions.get::<ConnectInfo<SocketAddr>>()?.0.ip().to_canonical();
+        let forwarded: Vec<&str> = headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .collect();
+        for address in forwarded.into_iter().rev() {
+            let Some(address) = forwarded_address(address).filter(|_| trusted.contains(client)) else {
+                break;
+            };
+            client = address;
+        }
+        Some(Self(client))
+    }
+}
+
+/// An address with or without a port.
+fn forwarded_address(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    let address = text.parse::<SocketAddr>().map(|address| address.ip()).or_else(|_| bare.parse());
+    address.ok().map(|address: IpAddr| address.to_canonical())
+}
+
+/// Where a request comes from.
 pub struct Peer {
+    /// The peer of the connection.
     address: Option<SocketAddr>,
+    client: Option<IpAddr>,
     user_agent: Option<String>,
 }
 
@@ -19,17 +63,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Peer {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let address = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
         let user_agent = text(&parts.headers, header::USER_AGENT.as_str()).map(str::to_owned);
-        Ok(Self { address, user_agent })
+        Ok(Self { address, client: ClientAddress::of(&parts.extensions), user_agent })
     }
 }
 
 impl Peer {
     /// For counting failures and for the list of sessions.
     pub(super) fn attempt(&self) -> Attempt {
-        Attempt {
-            address: self.address.map(|address| address.ip().to_string()),
-            user_agent: self.user_agent.clone(),
-        }
+        Attempt { address: self.client.map(|client| client.to_string()), user_agent: self.user_agent.clone() }
     }
 
     /// Whether a program on this machine asks for itself: over loopback, by a name of this machine, not for a
@@ -72,8 +113,34 @@ mod tests {
     }
 
     #[test]
+    fn a_trusted_proxy_says_for_whom_it_asks_and_nobody_else_does() {
+        let trusted = Networks::parse("10.0.0.0/8, ::1").expect("networks");
+        let found = |peer: &str, forwarded: &[&'static str]| {
+            let mut extensions = Extensions::new();
+            extensions.insert(ConnectInfo(peer.parse::<SocketAddr>().expect("an address")));
+            let mut headers = HeaderMap::new();
+            for value in forwarded {
+                headers.append("x-forwarded-for", value.parse().expect("a value"));
+            }
+            ClientAddress::find(&extensions, &headers, &trusted).expect("an address").0.to_string()
+        };
+        assert_eq!(found("192.0.2.1:5", &[]), "192.0.2.1");
+        assert_eq!(
+            found("192.0.2.1:5", &["198.51.100.7"]),
+            "192.0.2.1",
+            "who is not trusted is not believed"
+        );
+        assert_eq!(found("10.1.1.1:5", &["198.51.100.7"]), "198.51.100.7");
+        assert_eq!(found("10.1.1.1:5", &["6.6.6.6, 198.51.100.7, 10.2.2.2"]), "198.51.100.7");
+        assert_eq!(found("10.1.1.1:5", &["6.6.6.6", "198.51.100.7:443"]), "198.51.100.7");
+        assert_eq!(found("[::1]:5", &["[2001:db8::1]:80"]), "2001:db8::1");
+        assert_eq!(found("10.1.1.1:5", &["198.51.100.7, unknown"]), "10.1.1.1");
+        assert_eq!(found("10.1.1.1:5", &["10.3.3.3"]), "10.3.3.3", "a client among the proxies");
+    }
+
+    #[test]
     fn only_programs_on_this_machine() {
-        let peer = |address: &str| Peer { address: address.parse().ok(), user_agent: None };
+        let peer = |address: &str| Peer { address: address.parse().ok(), client: None, user_agent: None };
         let here = peer("127.0.0.1:5000");
         assert!(here.is_this_machine(&headers(&[("host", "localhost:3000")])));
         assert!(

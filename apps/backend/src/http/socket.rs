@@ -1,28 +1,31 @@
-//! `/api/socket`: channels and their members, broadcasts, and the connections of all instances.
+//! `/api/socket`: channels and their members, broadcasts, and the connections of all instances with what happens on
+//! them.
 
 use super::{
     access::socket as permits,
-    body::{Body, Params, Segments},
+    body::{Body as JsonBody, Params, Segments},
     grant::Grant,
     page::PageParams,
     problem::ApiError,
     route::Route,
 };
 use crate::{
-    gateway::{SayRequest, carried, channels::Channels, check_event, saying},
+    gateway::{SayRequest, carried, channels::Channels, check_event, event_stream, saying},
     state::AppState,
 };
 use axum::{
     Json,
+    body::Body,
     extract::State,
     http::{Method, Uri},
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
-use event_router::{Content, Sender};
+use event_router::{Content, Sender, Wanted};
 use presence::{Member, Place};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
-use shared_types::{TopicName, rights::Verb};
+use shared_types::{Problem, TopicName, rights::Verb};
+use std::convert::Infallible;
 use utoipa::{IntoParams, ToSchema};
 
 pub(super) fn routes() -> Vec<Route> {
@@ -30,6 +33,8 @@ pub(super) fn routes() -> Vec<Route> {
         Route::granted(Method::GET, "/api/socket/channels", channels),
         Route::granted(Method::GET, "/api/socket/channels/{channel}/members", members),
         Route::granted(Method::GET, "/api/socket/connections", connections),
+        Route::granted(Method::GET, "/api/socket/connections/{socket}", connection),
+        Route::granted(Method::GET, "/api/socket/traffic", traffic),
         Route::granted(Method::POST, "/api/socket/broadcast", broadcast),
         Route::granted(Method::GET, "/api/sync/{service}/documents/{document}/presence", document_presence),
     ]
@@ -70,23 +75,71 @@ impl From<Member> for MemberResource {
     }
 }
 
-/// How much is wanted of the connections.
+/// Which connections are wanted, and how much of them.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ConnectionParams {
     /// Whether each connection is described too (default false).
     #[serde(default)]
     detail: bool,
+    /// With `detail`: how many, 1 to 500 (default 50).
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u32>,
+    /// With `detail`: where to go on: `X-Next-Cursor` of the page before.
+    cursor: Option<String>,
+    /// Only those of this transport: `socketio`, `websocket` or `sse`.
+    transport: Option<String>,
+    /// Only those of this client.
+    client_id: Option<String>,
+    /// Only those from this address.
+    address: Option<String>,
+    /// Only those that joined this channel.
+    channel: Option<String>,
+    /// Only those that subscribe to this topic.
+    topic: Option<String>,
+}
+
+impl ConnectionParams {
+    /// What is wanted behind `after`, at most `limit`.
+    fn wanted(&self, after: Option<&str>, limit: usize) -> Wanted {
+        Wanted {
+            after: after.map(str::to_owned),
+            limit,
+            transport: self.transport.clone(),
+            client_id: self.client_id.clone(),
+            address: self.address.clone(),
+            channel: self.channel.clone(),
+            topic: self.topic.clone(),
+        }
+    }
+
+    /// The filters as they are asked for again with the next page.
+    fn again(&self) -> String {
+        let mut query = url::form_urlencoded::Serializer::new(String::from("&detail=true"));
+        let filters = [
+            ("transport", &self.transport),
+            ("clientId", &self.client_id),
+            ("address", &self.address),
+            ("channel", &self.channel),
+            ("topic", &self.topic),
+        ];
+        for (name, value) in filters {
+            if let Some(value) = value {
+                query.append_pair(name, value);
+            }
+        }
+        query.finish()
+    }
 }
 
 /// The connections of the scope, on all instances.
 #[derive(Serialize, ToSchema)]
 pub struct Connections {
-    /// How many there are.
+    /// How many there are that are wanted.
     count: u64,
-    /// With `detail`: `{ socketId, clientId, transport, address, channels, subscriptions, connectedAt, uptimeMs }` of
-    /// at most 500 an instance.
+    /// With `detail`: a page of them, by socket: `{ socketId, clientId, transport, address, userAgent, channels,
+    /// subscriptions, connectedAt, uptimeMs }`.
     #[serde(skip_serializing_if = "Option::is_none")]
     connections: Option<Vec<Value>>,
 }
@@ -175,10 +228,45 @@ pub(super) async fn connections(
     grant: Grant<permits::Read>,
     State(state): State<AppState>,
     Params(params): Params<ConnectionParams>,
-) -> Result<Json<Connections>, ApiError> {
-    let table = state.channels.table(grant.scope(), !params.detail).await?;
-    let connections = params.detail.then_some(table.connections);
-    Ok(Json(Connections { count: table.count, connections }))
+    uri: Uri,
+) -> Result<Response, ApiError> {
+    let page = PageParams::new(params.limit, params.cursor.clone()).page()?;
+    let limit = if params.detail { page.fetch() as usize } else { 0 };
+    let table = state.channels.table(grant.scope(), &params.wanted(page.after(), limit)).await?;
+    let (rows, next) = page.cut(table.connections, |row| row["socketId"].as_str().unwrap_or_default());
+    let connections = params.detail.then_some(rows);
+    let body = Json(Connections { count: table.count, connections }).into_response();
+    Ok(page.with_next(&uri, &params.again(), next, body))
+}
+
+/// One connection with each of its subscriptions, wherever it is: as in the table, and
+/// `subscriptionList: [{ subscriptionId, topic, filter, returnMode }]`.
+#[utoipa::path(get, path = "/api/socket/connections/{socket}", tag = "socket", params(("socket" = String, Path)),
+    responses((status = 200, body = Value), (status = 404, description = "NOT_FOUND")))]
+pub(super) async fn connection(
+    grant: Grant<permits::Read>,
+    State(state): State<AppState>,
+    Segments(socket): Segments<String>,
+) -> Result<Json<Value>, ApiError> {
+    let found = state.channels.describe(grant.scope(), &socket).await?;
+    Ok(Json(found.ok_or_else(|| Problem::not_found("connection", &socket))?))
+}
+
+/// What happens on the connections of the scope, on all instances, as server-sent events: `watching` once, then
+/// `traffic` with `{ type, timestamp, socketId?, clientId?, … }` each, and `omitted` with `{ count }` where more happens
+/// than is told. Ends after five minutes; its client comes again.
+#[utoipa::path(get, path = "/api/socket/traffic", tag = "socket",
+    responses((status = 200, content_type = "text/event-stream", body = String)))]
+pub(super) async fn traffic(
+    grant: Grant<permits::Read>,
+    State(state): State<AppState>,
+) -> Result<Response, ApiError> {
+    let holding = grant.holding(state.authenticator.clone());
+    let watching = state.channels.view(grant.scope(), holding).await?;
+    let pieces = futures::stream::unfold(watching, |mut watching| async move {
+        watching.next().await.map(|piece| (Ok::<_, Infallible>(piece), watching))
+    });
+    Ok(event_stream(Body::from_stream(pieces)))
 }
 
 /// Says something to the members of a channel, and to those who subscribed to a topic of its name.
@@ -187,7 +275,7 @@ pub(super) async fn connections(
 pub(super) async fn broadcast(
     grant: Grant<permits::Broadcast>,
     State(state): State<AppState>,
-    Body { value: body, .. }: Body<Broadcast>,
+    JsonBody { value: body, .. }: JsonBody<Broadcast>,
 ) -> Result<Json<Said>, ApiError> {
     let channel = TopicName::parse(&body.channel)?;
     check_event(&body.event)?;
@@ -197,6 +285,7 @@ pub(super) async fn broadcast(
     let from = Sender { client_id: grant.actor().name().to_owned(), socket_id: None };
     let saying = saying(SayRequest { event: body.event, data, echo: false }, from);
     let id = saying.id.clone();
+    state.channels.note_broadcast(grant.scope(), &channel, &saying);
     let key = Channels::key_of(grant.scope(), &Place::channel(&channel));
     state.channels.announce(key, &Content::Said(saying)).await?;
     Ok(Json(Said { id }))

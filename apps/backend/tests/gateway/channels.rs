@@ -139,16 +139,8 @@ async fn a_direct_message_reaches_one_connection_wherever_it_is() {
         (plain(&here, "alice").await, plain(&there, "bob").await, plain(&here, "carol").await);
     for (target, expected) in [(socket(&bob), true), (socket(&carol), true), ("sock_nobody-0", false)] {
         let message = json!({ "targetSocketId": target, "event": "invite", "data": [1] });
-        // A mailbox opens with the scope's first connection of an instance, and may not be open yet.
-        let delivered = soon("the message is delivered", async {
-            loop {
-                let answer = ask(&mut alice, "direct:message", message.clone()).await;
-                if answer["delivered"] == expected {
-                    return answer;
-                }
-            }
-        });
-        assert_eq!(delivered.await["delivered"], expected, "{target}");
+        let answer = ask(&mut alice, "direct:message", message).await;
+        assert_eq!(answer["delivered"], expected, "{target}");
     }
     for client in [&mut bob, &mut carol] {
         let heard = client.frame().await.unwrap();
@@ -228,6 +220,35 @@ async fn the_members_of_a_dead_instance_are_gone_within_fifteen_seconds() {
     drop(carol);
     let gone = tokio::time::timeout(Duration::from_secs(15), alice.frame()).await.unwrap().unwrap();
     assert_eq!((&gone["action"], &gone["member"]["clientId"]), (&json!("leave"), &json!("carol")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_a_new_token_does_not_cover_ends_and_is_named() {
+    let (_platform, instance) = Platform::with_instance().await;
+    let mut alice = plain(&instance, "alice").await;
+    let document = json!({ "service": "notes", "id": "1" });
+    join(&mut alice, "chat:room1").await;
+    join(&mut alice, "open:room").await;
+    for place in [json!({ "channel": "chat:room2" }), json!({ "document": document })] {
+        ask(&mut alice, "presence:enter", place).await;
+    }
+    let narrow =
+        Token::service().with("sub", "alice").with("capabilities", json!({ "open:*": ["subscribe"] }));
+    alice.send(json!({ "type": "auth:refresh", "ref": 1, "token": narrow.sign() })).await;
+    let mut ended = Vec::new();
+    loop {
+        let frame = alice.frame().await.unwrap();
+        if frame["ref"] == 1 {
+            assert_eq!(frame["type"], "ok");
+            break;
+        }
+        assert_eq!((&frame["type"], &frame["code"]), (&json!("error"), &json!("FORBIDDEN")));
+        ended.push(json!([frame["channel"], frame["document"]]).to_string());
+    }
+    ended.sort();
+    let expected = [json!(["chat:room1", null]), json!(["chat:room2", null]), json!([null, document])];
+    assert_eq!(ended, expected.map(|one| one.to_string()));
+    assert_eq!(join(&mut alice, "open:room").await.len(), 1, "what is covered stays");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

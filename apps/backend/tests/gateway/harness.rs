@@ -4,22 +4,23 @@ use crate::token::SECRET;
 use auth::{AuthSettings, Authenticator};
 use axum::serve::ListenerExt as _;
 use backend::{
-    gateway::{Gateway, GatewayLimits},
+    gateway::{AddressLimits, Gateway, GatewayLimits},
     http,
+    rates::Rates,
     state::{AppState, HttpSettings},
 };
 use database::{
-    documents::PostgresDocumentStore,
+    documents::{PostgresArchive, PostgresDocumentStore},
     event_log::{LogSettings, PostgresEventLog},
     presence::PostgresPresence,
     sealing::Sealer,
 };
-use document_store::Durability;
+use document_store::{DocumentStore, Durability};
 use event_log::{EventLog, Identity, TopicKey};
 use event_router::{EventRouter, Hub, OutboxLimits, Routed};
 use metrics::Metrics;
 use presence::Presence;
-use redis_layer::{RedisSettings, event_log::RedisEventLog};
+use redis_layer::{RedisCounters, RedisDocumentStore, RedisSettings, event_log::RedisEventLog};
 use serde_json::{Value, json};
 use shared_types::{AppId, Draft, Environment, Position, RawObject, Scope, Source, TopicName};
 use std::{
@@ -43,6 +44,9 @@ pub struct Platform {
     redis: Option<LocalRedis>,
 }
 
+/// What instances share: the log, who is where, the documents, and counters.
+type Shared = (Arc<dyn EventLog>, Arc<dyn Presence>, Arc<dyn DocumentStore>, Option<RedisCounters>);
+
 /// The gateways of one backend.
 pub struct Instance {
     pub gateway: Arc<Gateway>,
@@ -63,7 +67,7 @@ pub fn limits() -> GatewayLimits {
         messages_per_second: 100,
         message_burst: 200,
         outbox: OutboxLimits::default(),
-        connections_per_address: None,
+        addresses: AddressLimits::default(),
     }
 }
 
@@ -110,15 +114,22 @@ impl Platform {
         let settings = LogSettings::default();
         let local =
             PostgresEventLog::start(pool.clone(), settings, metrics.clone(), &mut tasks, stop.clone());
-        let (log, presence): (Arc<dyn EventLog>, Arc<dyn Presence>) = match &self.redis {
+        let (log, presence, store, counters): Shared = match &self.redis {
             Some(redis) => {
                 let log = self.redis_log(redis, &metrics, &mut tasks, &stop);
-                (log.clone(), Arc::new(log.presence()))
+                let archive = Arc::new(PostgresArchive::new(pool.clone()));
+                let ttl = Duration::from_secs(600);
+                let store = RedisDocumentStore::start(&log, archive, ttl, &mut tasks, stop.clone());
+                (log.clone(), Arc::new(log.presence()), store, Some(log.counters()))
             }
-            None => (local.clone(), Arc::new(PostgresPresence::new(pool.clone()))),
+            None => {
+                let store = Arc::new(PostgresDocumentStore::new(pool.clone(), &local));
+                (local.clone(), Arc::new(PostgresPresence::new(pool.clone())), store, None)
+            }
         };
+        let rates = Rates::new(counters);
+        tasks.spawn(rates.clone().run(stop.clone()));
         let (hub, mails) = Hub::start(log.clone(), metrics.clone(), &mut tasks, stop.clone());
-        let store = Arc::new(PostgresDocumentStore::new(pool.clone(), &local));
         let settings = DocumentsSettings {
             max_bytes: 1024 * 1024,
             durability: Durability::Acknowledged,
@@ -143,6 +154,7 @@ impl Platform {
             presence,
             metrics.clone(),
             limits,
+            rates.clone(),
         );
         tasks.spawn(gateway.clone().watch(mails, stop.clone()));
         let state = AppState {
@@ -154,6 +166,7 @@ impl Platform {
             sealer,
             http: Arc::new(HttpSettings::development(&self.database.url)),
             channels: gateway.channels.clone(),
+            rates,
             draining: Arc::new(AtomicBool::new(false)),
         };
         let address = serve(http::app(state, gateway.routes()), &mut tasks);

@@ -90,10 +90,10 @@ async fn a_poll_is_answered_by_a_ping(instance: &Instance) {
 }
 
 async fn a_stream_has_heartbeats(instance: &Instance) {
-    let wish = Wish::new("seldom.used").filtered(json!({ "n": 1 }));
+    let wish = Wish::new("project:seldom").filtered(json!({ "n": 1 }));
     let mut stream = open_stream(instance, &service(), wish).await;
     let before = stream.last_id.clone();
-    instance.publish("seldom.used", json!({ "n": 2 })).await;
+    instance.publish("project:seldom", json!({ "n": 2 })).await;
     let mut beats = 0;
     let mut cursor = before.clone();
     while beats == 0 || cursor == before {

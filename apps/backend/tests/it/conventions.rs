@@ -216,3 +216,24 @@ async fn readiness_names_what_is_missing() {
     assert!(refused.header("retry-after").is_some());
     refused.refused(503, "UNAVAILABLE");
 }
+
+#[tokio::test]
+async fn one_callers_requests_a_minute_are_limited() {
+    let server = Server::start_with(|http| http.requests_per_minute = Some(6)).await;
+    let root = server.root().await;
+    let mut answers = Vec::new();
+    // A minute may turn meanwhile, which lets a few more through.
+    while answers.len() < 20 {
+        answers.push(server.get("/api/topics").by(&root).send().await);
+        if answers.last().is_some_and(|answer| answer.status.as_u16() == 429) {
+            break;
+        }
+    }
+    let refused = answers.pop().unwrap();
+    assert!((4..=13).contains(&answers.len()), "{}", answers.len());
+    assert!(answers.iter().all(|answer| answer.status.is_success()));
+    let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=60).contains(&seconds));
+    assert_eq!(refused.refused(429, "LIMIT_EXCEEDED")["error"], "RateLimitError");
+    server.get("/health").send().await.ok();
+}

@@ -1,4 +1,5 @@
-//! A backend's REST API on a database of its own, and those who call it.
+//! A backend's REST API on a database of its own, and those who call it. Where `REALTIME_TEST_LOG` is `redis`, the event
+//! log and the documents are on a Redis of its own too.
 
 use auth::{AuthSettings, Authenticator, Issuer, NewApiKey, Role, TokenRequest};
 use axum::{
@@ -8,20 +9,24 @@ use axum::{
     http::{HeaderMap, Method, Request, StatusCode},
 };
 use backend::{
-    gateway::{Registry, channels::Channels},
+    gateway::{AddressLimits, Lifecycle, Registry, channels::Channels},
     http::api,
+    rates::Rates,
     state::{AppState, HttpSettings, Mode},
 };
 use database::{
-    documents::PostgresDocumentStore,
+    documents::{PostgresArchive, PostgresDocumentStore},
     event_log::{LogSettings, PostgresEventLog},
     presence::PostgresPresence,
     sealing::Sealer,
     tables::{sessions, users},
 };
-use document_store::Durability;
+use document_store::{DocumentStore, Durability};
+use event_log::EventLog;
 use event_router::{EventRouter, Hub, now_ms};
 use metrics::Metrics;
+use presence::Presence;
+use redis_layer::{RedisDocumentStore, RedisSettings, event_log::RedisEventLog};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use shared_types::{AppId, Environment, Scope, UserId, ids::new_id};
@@ -31,11 +36,12 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
+    time::Duration,
 };
 use sync::{Documents, DocumentsSettings};
-use testkit::TestDatabase;
+use testkit::{LocalRedis, Persistence, TestDatabase};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
 /// A running API.
@@ -47,6 +53,7 @@ pub struct Server {
     router: Router,
     stop: CancellationToken,
     _tasks: JoinSet<()>,
+    redis: Option<LocalRedis>,
 }
 
 impl Drop for Server {
@@ -147,17 +154,49 @@ impl Call<'_> {
     }
 }
 
-fn channels(
+/// What instances of a backend share.
+struct Shared {
+    log: Arc<dyn EventLog>,
+    presence: Arc<dyn Presence>,
+    store: Arc<dyn DocumentStore>,
+}
+
+/// In the database, or where there is one on Redis.
+fn shared(
     test: &TestDatabase,
-    log: &Arc<PostgresEventLog>,
+    redis: Option<&LocalRedis>,
+    metrics: &Arc<Metrics>,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> Shared {
+    let (pool, metrics) = (test.pool.clone(), metrics.clone());
+    let Some(redis) = redis else {
+        let log =
+            PostgresEventLog::start(pool.clone(), LogSettings::default(), metrics, tasks, stop.clone());
+        let store = Arc::new(PostgresDocumentStore::new(pool.clone(), &log));
+        return Shared { log, presence: Arc::new(PostgresPresence::new(pool)), store };
+    };
+    platform::install_crypto();
+    let settings = RedisSettings::new(redis.url());
+    let log = RedisEventLog::start(settings, pool.clone(), metrics, tasks, stop.clone()).unwrap();
+    let archive = Arc::new(PostgresArchive::new(pool));
+    let store = RedisDocumentStore::start(&log, archive, Duration::from_secs(600), tasks, stop.clone());
+    Shared { presence: Arc::new(log.presence()), log, store }
+}
+
+fn channels(
+    Shared { log, presence, .. }: &Shared,
     metrics: Arc<Metrics>,
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) -> Arc<Channels> {
     let (hub, mails) = Hub::start(log.clone(), metrics.clone(), tasks, stop.clone());
-    let registry = Registry::new(None, metrics);
-    let presence = Arc::new(PostgresPresence::new(test.pool.clone()));
-    let channels = Channels::new("test".to_owned(), log.clone(), hub, presence, registry);
+    let router = EventRouter::new(log.clone(), metrics.clone());
+    let lifecycle = Lifecycle::new("test".to_owned(), router, presence.clone(), metrics.clone());
+    let registry = Registry::new(AddressLimits::default(), Rates::new(None), metrics, lifecycle);
+    let tasks_of_channels = TaskTracker::new();
+    let channels =
+        Channels::new("test".to_owned(), log.clone(), hub, presence.clone(), registry, tasks_of_channels);
     tasks.spawn(channels.clone().run(mails, stop.clone()));
     channels
 }
@@ -174,31 +213,33 @@ impl Server {
         let authenticator = Arc::new(Authenticator::new(settings));
         authenticator.refresh().await.unwrap();
         let (metrics, stop, mut tasks) = (Metrics::new(), CancellationToken::new(), JoinSet::new());
-        let log = PostgresEventLog::start(
-            test.pool.clone(),
-            LogSettings::default(),
-            metrics.clone(),
-            &mut tasks,
-            stop.clone(),
-        );
+        let in_redis = std::env::var("REALTIME_TEST_LOG").is_ok_and(|log| log == "redis");
+        let redis = in_redis.then(|| LocalRedis::start(Persistence::Nothing));
+        let shared = shared(&test, redis.as_ref(), &metrics, &mut tasks, &stop);
         let ahead_ms = Arc::new(AtomicI64::new(0));
-        let documents = documents(&test, &log, metrics.clone(), ahead_ms.clone());
+        let documents = documents(shared.store.clone(), metrics.clone(), ahead_ms.clone());
         tasks.spawn(documents.clone().sweep(stop.clone()));
-        let channels = channels(&test, &log, metrics.clone(), &mut tasks, &stop);
+        let channels = channels(&shared, metrics.clone(), &mut tasks, &stop);
         let mut http = HttpSettings::development(&test.url);
         change(&mut http);
         let state = AppState {
             pool: test.pool.clone(),
             authenticator,
-            router: EventRouter::new(log, metrics.clone()),
+            router: EventRouter::new(shared.log, metrics.clone()),
             documents,
             metrics,
             sealer,
             http: Arc::new(http),
             channels,
+            rates: Rates::new(None),
             draining: Arc::default(),
         };
-        Self { test, router: api(state.clone()), state, ahead_ms, stop, _tasks: tasks }
+        Self { test, router: api(state.clone()), state, ahead_ms, stop, _tasks: tasks, redis }
+    }
+
+    /// Whether documents are on Redis, and written to the database after they were acknowledged.
+    pub fn is_on_redis(&self) -> bool {
+        self.redis.is_some()
     }
 
     pub fn call(&self, method: Method, path: impl Into<String>) -> Call<'_> {
@@ -285,12 +326,10 @@ impl Server {
 }
 
 fn documents(
-    test: &TestDatabase,
-    log: &PostgresEventLog,
+    store: Arc<dyn DocumentStore>,
     metrics: Arc<Metrics>,
     ahead_ms: Arc<AtomicI64>,
 ) -> Arc<Documents> {
-    let store = Arc::new(PostgresDocumentStore::new(test.pool.clone(), log));
     let settings = DocumentsSettings {
         max_bytes: 1024 * 1024,
         durability: Durability::Acknowledged,

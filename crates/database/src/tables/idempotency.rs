@@ -92,6 +92,22 @@ pub async fn keep_answer(
     Ok(())
 }
 
+/// Gives a claim up, because the request came to nothing: it may be repeated with another body. An answer that was kept
+/// stays.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn give_up(connection: &mut PgConnection, record: RecordKey<'_>) -> Result<(), DatabaseError> {
+    let sql = "
+        delete from idempotency_records
+        where application_id = $1 and environment = $2 and caller = $3 and route = $4 and key = $5
+            and status is null";
+    let query = sqlx::query(sql).bind(record.scope.application().as_str());
+    let query = query.bind(record.scope.environment().as_str()).bind(record.caller).bind(record.route);
+    query.bind(record.key).execute(connection).await?;
+    Ok(())
+}
+
 /// Forgets records of more than a day ago; answers how many.
 ///
 /// # Errors

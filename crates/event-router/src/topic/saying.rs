@@ -46,6 +46,7 @@ impl Topic {
             Content::Said(saying) if saying.echo => (true, None),
             Content::Said(saying) => (true, saying.from.socket_id.as_deref()),
             Content::Presence(change) => (false, change.member["socketId"].as_str()),
+            Content::Traffic(_) => (false, None),
             Content::Mail(_) => return,
         };
         let mut heard = 0;

@@ -68,7 +68,7 @@ fn read(text: &str) -> Option<StoredEvent> {
     let (topic, rest) = rest.split_once('\n')?;
     let key = TopicKey {
         scope: Scope::new(AppId::from_stored(application), environment.parse().ok()?),
-        topic: TopicName::parse(topic).ok()?,
+        topic: TopicName::from_stored(topic),
     };
     finish(key, read_position(position)?, rest)
 }
@@ -126,6 +126,13 @@ mod tests {
         let read = decode(&stored()).expect("read");
         assert_eq!((read.to_json(), &read.key), (expected.clone(), &entry().key));
         assert_eq!(decode_for(&entry().key, &stored()).expect("read").to_json(), expected);
+    }
+
+    #[test]
+    fn a_topic_of_the_platforms_own_is_read() {
+        let key = TopicKey { topic: TopicName::from_stored("@connections"), ..entry().key };
+        let text = String::from_utf8(encode(&Entry { key: key.clone(), ..entry() }).to_vec()).expect("text");
+        assert_eq!(decode(&format!("e:1{text}")).expect("read").key, key);
     }
 
     #[test]

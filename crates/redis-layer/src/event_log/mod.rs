@@ -20,6 +20,7 @@ mod upkeep;
 use crate::{
     condition,
     connection::{self, on},
+    counters::RedisCounters,
     error::RedisError,
     generation::{self, Guard},
     keys::{PARTITIONS, Partition},
@@ -118,6 +119,11 @@ impl RedisEventLog {
     pub fn presence(&self) -> RedisPresence {
         RedisPresence::new(self.shore.links.clone())
     }
+
+    /// Counters over the same connections.
+    pub fn counters(&self) -> RedisCounters {
+        RedisCounters::new(self.shore.links.clone())
+    }
 }
 
 impl EventLog for RedisEventLog {
@@ -148,6 +154,10 @@ impl EventLog for RedisEventLog {
         Box::pin(tokio::task::unconstrained(announce::announce(self.shore.clone(), messages)))
     }
 
+    fn begin_epochs(&self, keys: Vec<TopicKey>) -> BoxFuture<'static, Result<Vec<Position>, LogError>> {
+        Box::pin(control::begin_epochs(self.shore.clone(), keys))
+    }
+
     fn live(&self) -> LiveReader {
         self.live.open()
     }
@@ -166,10 +176,6 @@ impl EventLog for RedisEventLog {
         all
     }
 }
-    fn begin_epochs(&self, keys: Vec<TopicKey>) -> BoxFuture<'static, Result<Vec<Position>, LogError>> {
-        Box::pin(control::begin_epochs(self.shore.clone(), keys))
-    }
-
 
 /// Appends a call's entries: one part for each partition, or several where there are many.
 async fn append(

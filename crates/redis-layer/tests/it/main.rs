@@ -4,4 +4,5 @@ mod bounds;
 mod contract;
 mod documents;
 mod harness;
+mod sentinel;
 mod trouble;

@@ -101,3 +101,12 @@ fn an_impossible_host_is_a_problem_not_a_panic() {
         assert_eq!(names(&errors), ["POSTGRES_HOST"], "{host}");
     }
 }
+
+#[test]
+fn sentinels_are_told_which_server_is_meant() {
+    for bad in ["redis-sentinel://one:26379", "rediss-sentinel://one?sentinelServiceName="] {
+        assert_eq!(names(&errors(&[("REDIS_URL", bad)])), ["REDIS_URL"], "{bad}");
+    }
+    let good = ("REDIS_URL", "redis-sentinel://one:26379?sentinelServiceName=main&node=two:26379");
+    Config::from_vars(&with(minimal(), &[good])).unwrap();
+}

@@ -97,6 +97,9 @@ fn everything_set_arrives() {
             ("CDC_DATABASE_URL", "postgres://app:hidden@target/app"),
             ("CORS_ORIGINS", "https://a.example, https://b.example:8443"),
             ("LIMIT_CONNECTIONS_PER_ADDRESS", "50"),
+            ("LIMIT_HANDSHAKES_PER_MINUTE", "60"),
+            ("LIMIT_EXEMPT_ADDRESSES", "192.0.2.7"),
+            ("TRUSTED_PROXIES", "10.0.0.0/8, ::1"),
         ],
     ))
     .unwrap();
@@ -107,6 +110,9 @@ fn everything_set_arrives() {
     assert!(config.cors_origins.allows("https://b.example:8443"));
     assert!(!config.cors_origins.allows("https://b.example"));
     assert_eq!(config.limits.connections_per_address, Some(50));
+    assert_eq!((config.limits.handshakes_per_minute, config.limits.requests_per_minute), (Some(60), None));
+    assert!(config.limits.exempt_addresses.contains("192.0.2.7".parse().unwrap()));
+    assert!(config.trusted_proxies.contains("10.9.9.9".parse().unwrap()));
 }
 
 #[test]

@@ -1,24 +1,27 @@
 //! Channels, presence and mail between instances: what connections say to each other, wherever they are.
 //!
-//! Owns this instance's lease, the members that it holds, and its mailboxes. Messages leave through the event log's
+//! Owns this instance's lease, the members that it holds, and its mailbox. Messages leave through the event log's
 //! announcements and come back through the hub; who is where is kept in the presence store.
 
 pub mod mail;
 mod presence;
+mod watching;
+
+pub use watching::Watching;
 
 use super::registry::Registry;
 use ::presence::{Member, Place, Presence};
 use event_log::{EventLog, LogError, TopicKey};
 use event_router::{Content, Hub, LiveMessage};
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::{Value, json};
 use shared_types::{Scope, TopicName};
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::AtomicU64},
 };
-use tokio::sync::{OnceCell, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// One member that a connection of this instance holds.
 type HeldKey = (Scope, Place, String);
@@ -31,19 +34,22 @@ pub struct Channels {
     store: Arc<dyn Presence>,
     registry: Arc<Registry>,
     held: Mutex<HashMap<HeldKey, Member>>,
-    mailboxes: Mutex<HashMap<Scope, Arc<OnceCell<()>>>>,
+    /// Whether mail for this instance comes.
+    mailbox: watch::Sender<bool>,
     calls: Mutex<HashMap<u64, mpsc::Sender<event_router::Letter>>>,
     next_call: AtomicU64,
+    tasks: TaskTracker,
 }
 
 impl Channels {
-    /// The channels of `instance`, whose connections are in `registry`.
+    /// The channels of `instance`, whose connections are in `registry`; what outlives its caller runs in `tasks`.
     pub fn new(
         instance: String,
         log: Arc<dyn EventLog>,
         hub: Arc<Hub>,
         store: Arc<dyn Presence>,
         registry: Arc<Registry>,
+        tasks: TaskTracker,
     ) -> Arc<Self> {
         Arc::new(Self {
             instance,
@@ -52,9 +58,10 @@ impl Channels {
             store,
             registry,
             held: Mutex::default(),
-            mailboxes: Mutex::default(),
+            mailbox: watch::Sender::new(false),
             calls: Mutex::default(),
             next_call: AtomicU64::new(1),
+            tasks,
         })
     }
 
@@ -63,12 +70,18 @@ impl Channels {
         format!("{}-{}", shared_types::ids::new_id("sock"), self.instance)
     }
 
-    /// Keeps the lease, announces who went with instances that died, and reads mail, until `stop`.
+    /// Keeps the lease, says what went with instances that died, reads mail, and tells who watches what happens here,
+    /// until `stop`.
     pub async fn run(self: Arc<Self>, mails: mpsc::Receiver<Arc<LiveMessage>>, stop: CancellationToken) {
+        let live = async {
+            // Others write to whoever has a lease.
+            self.open_mailbox().await;
+            tokio::join!(self.keep_lease(), self.report_traffic(), self.ask_for_traffic());
+        };
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.read_mail(mails) => {}
-            () = self.keep_lease() => {}
+            () = live => {}
         }
     }
 
@@ -114,6 +127,14 @@ impl Channels {
             None => TopicName::from_stored(&place.name),
         };
         TopicKey::new(scope, &name)
+    }
+}
+
+/// Where a place is, as clients see it: `{ channel }` or `{ document: { service, id } }`.
+pub fn place_members(place: &Place) -> Value {
+    match place.as_document() {
+        Some((service, id)) => json!({ "document": { "service": service, "id": id } }),
+        None => json!({ "channel": place.name }),
     }
 }
 

@@ -1,13 +1,18 @@
 //! Who comes and goes, and what is said of it.
 
-use super::{Channels, HeldKey, member_json};
-use ::presence::{Kind, MEMBERS, Member, Place, RENEW};
+use super::{Channels, HeldKey, member_json, place_members};
+use crate::gateway::{lifecycle, registry::happened};
+use ::presence::{Gone, Kind, LEASE, MEMBERS, Member, Place, RENEW};
 use event_router::{Content, PresenceAction, PresenceChange};
 use serde_json::json;
 use shared_types::{Problem, Scope};
+use std::collections::HashMap;
+use tokio::time::Instant;
 
 /// Members that are entered again at a time.
 const AGAIN: usize = 100;
+/// After so many looks an instance sees to a dead one though another ought to.
+const LOOKS: u32 = 3;
 
 impl Channels {
     /// Puts a member into a place, says so to those who are there, and answers who is.
@@ -15,6 +20,9 @@ impl Channels {
     /// # Errors
     /// `UNAVAILABLE` where the store does not answer.
     pub async fn enter(&self, scope: &Scope, place: &Place, member: Member) -> Result<Vec<Member>, Problem> {
+        if place.kind != Kind::Channel {
+            self.registry.lifecycle.demand_room()?;
+        }
         let socket = member.socket_id.clone();
         let entered = self.store.enter(scope, place, &self.instance, member).await?;
         self.held.lock().insert((scope.clone(), place.clone(), socket), entered.member.clone());
@@ -27,7 +35,7 @@ impl Channels {
                     action = PresenceAction::Update;
                 }
             }
-            self.say(scope, place, action, &entered.member).await;
+            self.tell(scope, place, action, &entered.member).await;
         }
         Ok(self.store.members(scope, place, None, MEMBERS).await?)
     }
@@ -41,13 +49,26 @@ impl Channels {
         if let Some(member) = self.store.leave(scope, place, socket_id).await?
             && place.kind != Kind::Channel
         {
-            self.say(scope, place, PresenceAction::Leave, &member).await;
+            self.tell(scope, place, PresenceAction::Leave, &member).await;
         }
         Ok(())
     }
 
+    /// Tells a change to everybody: side-effect readers, who watches the traffic, and those who are there.
+    async fn tell(&self, scope: &Scope, place: &Place, action: PresenceAction, member: &Member) {
+        self.registry.lifecycle.happened(lifecycle::presence(scope, place, action, member));
+        self.say(scope, place, action, member).await;
+    }
+
     /// Announces a change. One that cannot be is not made undone: members are asked for by `presence:get`.
     async fn say(&self, scope: &Scope, place: &Place, action: PresenceAction, member: &Member) {
+        self.registry.traffic.note(scope, || {
+            let mut members = place_members(place);
+            members["action"] = json!(action);
+            members["socketId"] = member.socket_id.as_str().into();
+            members["clientId"] = member.client_id.as_str().into();
+            happened("presence.updated", members)
+        });
         let document = place.as_document().map(|(service, id)| json!({ "service": service, "id": id }));
         let change = PresenceChange { action, member: member_json(member), document };
         let key = Self::key_of(scope, place);
@@ -56,29 +77,68 @@ impl Channels {
         }
     }
 
-    /// Holds this instance's lease and removes the members of those whose leases have run out.
+    /// Holds this instance's lease and sees to those whose leases have run out.
     pub(super) async fn keep_lease(&self) {
         let mut tick = tokio::time::interval(RENEW);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut held_since = None;
+        let mut looks = HashMap::new();
         loop {
             tick.tick().await;
             match self.store.renew(&self.instance).await {
                 Ok(true) => {}
                 // The lease had run out, or there was none yet.
-                Ok(false) => self.enter_again().await,
+                Ok(false) => {
+                    held_since = None;
+                    if self.registry.lifecycle.is_leased() {
+                        self.registry.note_again();
+                    }
+                    self.enter_again().await;
+                }
                 Err(error) => {
+                    held_since = None;
                     tracing::warn!(%error, "the lease on this instance's members could not be renewed");
                     continue;
                 }
             }
-            match self.store.reap().await {
-                Ok(gone) => {
-                    for gone in gone.iter().filter(|gone| gone.place.kind != Kind::Channel) {
-                        self.say(&gone.scope, &gone.place, PresenceAction::Leave, &gone.member).await;
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "dead instances' members could not be removed"),
+            self.registry.lifecycle.leased();
+            // Where the store did not answer for a while, the leases of the living have run out too: they renew first.
+            if held_since.get_or_insert_with(Instant::now).elapsed() >= LEASE {
+                self.look_for_the_dead(&mut looks).await;
             }
+        }
+    }
+
+    /// Sees to the dead. The first of the living does at once, and the others where it does not, so that what there is
+    /// to say is said once and not by all.
+    async fn look_for_the_dead(&self, looks: &mut HashMap<String, u32>) {
+        let found = async {
+            Ok::<_, ::presence::PresenceError>((self.store.dead().await?, self.store.instances().await?))
+        };
+        let (dead, living) = match found.await {
+            Ok(found) => found,
+            Err(error) => return tracing::warn!(%error, "dead instances could not be looked for"),
+        };
+        looks.retain(|instance, _| dead.contains(instance));
+        let is_first = living.first() == Some(&self.instance);
+        for instance in dead {
+            let seen = looks.entry(instance.clone()).or_insert(0);
+            *seen += 1;
+            if !is_first && *seen < LOOKS {
+                continue;
+            }
+            match self.registry.lifecycle.see_to(&instance).await {
+                Ok(gone) => self.announce_gone(&gone).await,
+                Err(error) => {
+                    tracing::warn!(error, instance, "what a dead instance left could not be seen to")
+                }
+            }
+        }
+    }
+
+    async fn announce_gone(&self, gone: &[Gone]) {
+        for gone in gone.iter().filter(|gone| gone.place.kind != Kind::Channel) {
+            self.say(&gone.scope, &gone.place, PresenceAction::Leave, &gone.member).await;
         }
     }
 
@@ -90,7 +150,7 @@ impl Channels {
                 let entered = self.store.enter(scope, place, &self.instance, member.clone()).await;
                 match entered {
                     Ok(entered) if entered.is_new && place.kind != Kind::Channel => {
-                        self.say(scope, place, PresenceAction::Enter, &entered.member).await;
+                        self.tell(scope, place, PresenceAction::Enter, &entered.member).await;
                     }
                     Ok(_) => {}
                     Err(error) => tracing::warn!(%error, "a member could not be entered again"),

@@ -2,7 +2,7 @@
 
 use super::{Session, may_receive};
 use crate::gateway::{
-    channels::{Channels, member_json},
+    channels::{Channels, member_json, place_members},
     request::channels::{PresenceTarget, PresenceVerb, SayRequest},
 };
 use auth::Identity;
@@ -94,6 +94,7 @@ impl Session {
             channels.push(channel.clone());
         }
         drop(channels);
+        self.note("channel.join", &identity, |members| members["channel"] = channel.as_str().into());
         self.reply(to, Control::Done(format!("\"channel\":\"{channel}\",{}", members_member(&members))));
         Ok(())
     }
@@ -102,6 +103,7 @@ impl Session {
         let identity = self.connection().identity();
         self.leave(&identity, &Place::channel(&channel)).await?;
         self.connection().channels.lock().retain(|joined| *joined != channel);
+        self.note("channel.leave", &identity, |members| members["channel"] = channel.as_str().into());
         self.reply(to, Control::Done(String::new()));
         Ok(())
     }
@@ -116,6 +118,7 @@ impl Session {
         may_say(&identity, &channel)?;
         let saying = saying(request, self.sender());
         let id = saying.id.clone();
+        self.note("broadcast", &identity, |members| broadcast_members(members, &channel, &saying));
         let key = TopicKey::new(&identity.scope, &channel);
         let mut announced = self.gateway.router.log().announce(vec![Content::Said(saying).message(key)]);
         // Polled once here, the message has its place in the queue before the client's next one is read.
@@ -150,6 +153,11 @@ impl Session {
             return Err(Problem::forbidden("no right to send direct messages"));
         }
         let saying = saying(request, self.sender());
+        self.note("direct", &identity, |members| {
+            members["targetSocketId"] = target.as_str().into();
+            members["event"] = saying.event.as_str().into();
+            members["bytes"] = saying.data.get().len().into();
+        });
         let delivered = self.gateway.channels.direct(&identity.scope, &target, saying).await?;
         self.reply(to, Control::Done(format!("\"delivered\":{delivered}")));
         Ok(())
@@ -199,7 +207,7 @@ impl Session {
         self.gateway.channels.members(&identity.scope, place, None, presence::MEMBERS).await
     }
 
-    /// Leaves the places that a new token no longer covers; each channel with an error that names it.
+    /// Leaves the places that a new token no longer covers, each with an error that names it.
     pub(super) async fn leave_uncovered(&mut self, identity: &Identity) {
         let uncovered: Vec<Place> =
             self.places.iter().filter(|place| !covers(identity, place)).cloned().collect();
@@ -209,7 +217,9 @@ impl Session {
             }
             self.connection().channels.lock().retain(|joined| joined.as_str() != place.name);
             let message = format!("{} ended: the new token does not cover it", place.name);
-            self.fail(ReplyTo::Nothing, Problem::forbidden(message));
+            let problem = Problem::forbidden(message);
+            self.gateway.metrics.rejected(problem.code);
+            self.reply(ReplyTo::Nothing, Control::Left { place: place_members(&place), problem });
         }
     }
 
@@ -251,6 +261,13 @@ fn may_say(identity: &Identity, channel: &TopicName) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::forbidden(format!("no right to publish {channel}")))
+}
+
+/// What those see of a broadcast who watch the traffic.
+pub fn broadcast_members(members: &mut Value, channel: &TopicName, saying: &Saying) {
+    members["channel"] = channel.as_str().into();
+    members["event"] = saying.event.as_str().into();
+    members["bytes"] = saying.data.get().len().into();
 }
 
 /// What is said, with its id and time.

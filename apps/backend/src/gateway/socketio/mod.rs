@@ -106,7 +106,7 @@ impl Connection {
 
     async fn message(&mut self, text: &str) -> Inbound {
         match Packet::parse(text) {
-            Some(Packet::Connect(auth)) => self.connect(auth),
+            Some(Packet::Connect(auth)) => self.connect(auth).await,
             Some(Packet::Disconnect) => Inbound::Close(CloseReason::Gone),
             Some(Packet::Event { ack, name, arguments }) => self.event(ack, &name, &arguments).await,
             Some(Packet::Ack) => Inbound::Continue,
@@ -124,7 +124,7 @@ impl Connection {
     }
 
     /// Lets the client into the namespace, or tells it why not.
-    fn connect(&mut self, auth: &str) -> Inbound {
+    async fn connect(&mut self, auth: &str) -> Inbound {
         if self.session.is_some() {
             return Inbound::Close(CloseReason::Policy("connected twice".to_owned()));
         }
@@ -132,12 +132,8 @@ impl Connection {
         let admitted = given.and_then(|token| self.gateway.admit(token.as_deref(), &self.handshake));
         match admitted {
             Ok(identity) => {
-                let session = self.gateway.session(
-                    Transport::SocketIo,
-                    self.handshake.address,
-                    self.outbox.clone(),
-                    identity,
-                );
+                let (transport, outbox) = (Transport::SocketIo, self.outbox.clone());
+                let session = self.gateway.session(transport, &self.handshake, outbox, identity).await;
                 self.outbox.control(ReplyTo::Nothing, self.gateway.welcome(session.connection()));
                 self.session = Some(session);
                 self.expected = None;

@@ -5,7 +5,7 @@ use super::{
         access::documents as permits,
         body::{Body, Segments},
         grant::Grant,
-        idempotency::{body_hash, key as idempotency_key, other_body, replay},
+        idempotency::{body_hash, key as idempotency_key, other_body, refused, replay},
         problem::{ApiError, database},
     },
     durability, key,
@@ -57,15 +57,26 @@ pub(in crate::http) async fn create(
             }
         }
     };
-    let id = match id {
-        Some(key) => key,
-        None => {
-            let id = once.as_ref().map_or_else(DocumentId::generate, Once::document_id);
-            key(&grant, Verb::DocumentsWrite, service.as_str(), id.as_str())?
+    let created = async {
+        let id = match id {
+            Some(key) => key,
+            None => {
+                let id = once.as_ref().map_or_else(DocumentId::generate, Once::document_id);
+                key(&grant, Verb::DocumentsWrite, service.as_str(), id.as_str())?
+            }
+        };
+        let event_id = once.as_ref().map(|once| once.event_id.clone());
+        Ok(state.documents.create(&id, NewDocument { data, expires_at, event_id }, options).await?)
+    };
+    let document = match created.await {
+        Ok(document) => document,
+        Err(problem) => {
+            if let Some(once) = once {
+                refused(&state, once.record, &problem).await?;
+            }
+            return Err(problem.into());
         }
     };
-    let event_id = once.as_ref().map(|once| once.event_id.clone());
-    let document = state.documents.create(&id, NewDocument { data, expires_at, event_id }, options).await?;
     let body = serde_json::to_string(&DocumentResource::of(document)?).map_err(|_| Problem::internal())?;
     if let Some(once) = once {
         once.keep(&state, &body).await?;

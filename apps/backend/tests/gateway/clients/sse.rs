@@ -29,7 +29,29 @@ impl Stream {
         query: &[(&str, &str)],
         headers: &[(&str, &str)],
     ) -> Result<Self, Refusal> {
-        let mut url: url::Url = instance.url("/api/stream").parse().unwrap();
+        let mut stream = Self::begin(instance, "/api/stream", query, headers).await?;
+        stream.subscribed = stream.message().await.unwrap();
+        assert_eq!(stream.subscribed.event.as_deref(), Some("subscribed"));
+        Ok(stream)
+    }
+
+    /// Watches the traffic, behind `watching`, which goes into `subscribed`.
+    pub async fn watch(instance: &Instance, token: &str) -> Result<Self, Refusal> {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", bearer.as_str())];
+        let mut stream = Self::begin(instance, "/api/socket/traffic", &[], &headers).await?;
+        stream.subscribed = stream.message().await.unwrap();
+        assert_eq!(stream.subscribed.event.as_deref(), Some("watching"));
+        Ok(stream)
+    }
+
+    async fn begin(
+        instance: &Instance,
+        path: &str,
+        query: &[(&str, &str)],
+        headers: &[(&str, &str)],
+    ) -> Result<Self, Refusal> {
+        let mut url: url::Url = instance.url(path).parse().unwrap();
         url.query_pairs_mut().extend_pairs(query);
         let mut request = reqwest::Client::new().get(url);
         for (name, value) in headers {
@@ -42,11 +64,7 @@ impl Stream {
         }
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         let body = response.bytes_stream().boxed();
-        let mut stream =
-            Self { body, text: Vec::new(), subscribed: Message::default(), last_id: String::new() };
-        stream.subscribed = stream.message().await.unwrap();
-        assert_eq!(stream.subscribed.event.as_deref(), Some("subscribed"));
-        Ok(stream)
+        Ok(Self { body, text: Vec::new(), subscribed: Message::default(), last_id: String::new() })
     }
 
     /// The next message, which ought to come soon; `None` at the end.

@@ -1,0 +1,2 @@
+drop table live_connections;
+alter table presence_instances set unlogged;
