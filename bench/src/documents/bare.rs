@@ -31,7 +31,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const SCRIPT: &str = include_str!("bare.lua");
 /// Bytes of a document's data, of what is remembered of a revision, and of an event: as the platform's are
 /// for documents of 1 KiB of which a merge changes one member.
-const SIZES: [usize; 3] = [1024, 900, 1900];
+const SIZES: [usize; 3] = [1024, 570, 1600];
 /// Records that a document's unflushed revisions hold at most; the platform's are flushed after a moment.
 const RECORDS: u64 = 8;
 /// As they are stored.

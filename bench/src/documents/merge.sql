@@ -9,9 +9,10 @@ begin;
 select d.application_id, d.environment, d.service, d.id, d.revision, d.data, d.deleted, d.created_at, d.updated_at,
        d.expires_at
 from (
-    select (:first::bigint + 7919 * g) % :documents::bigint as n from generate_series(0, :size::bigint - 1) g
-) w join sync_documents d on d.application_id = 'app_default' and d.environment = 'development'
-     and d.service = 'bench' || (w.n % :services::bigint) and d.id = 'd' || w.n
+    select 'app_default' as application_id, 'development' as environment, 'bench' || (n % :services::bigint) as service,
+           'd' || n as id
+    from (select (:first::bigint + 7919 * g) % :documents::bigint as n from generate_series(0, :size::bigint - 1) g) n
+) w join sync_documents d using (application_id, environment, service, id)
 order by d.application_id, d.environment, d.service, d.id for update of d;
 select partition, sequence, (select system_identifier from pg_control_system())::text
        || ':' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) as generation
@@ -20,12 +21,14 @@ from event_log_partitions where partition = any (array(
     from generate_series(0, :size::bigint - 1) g
 )) order by partition for update;
 with w as (
-    select (:first::bigint + 7919 * g) % :documents::bigint as n from generate_series(0, :size::bigint - 1) g
+    select 'app_default' as application_id, 'development' as environment, 'bench' || (n % :services::bigint) as service,
+           'd' || n as id
+    from (select (:first::bigint + 7919 * g) % :documents::bigint as n from generate_series(0, :size::bigint - 1) g) n
 ), changed as (
     update sync_documents d set revision = d.revision + 1, data = rpad(d.revision::text, :data_bytes::int, 'x'),
            deleted = false, created_at = d.created_at, updated_at = now(), expires_at = null
-    from w where d.application_id = 'app_default' and d.environment = 'development'
-             and d.service = 'bench' || (w.n % :services::bigint) and d.id = 'd' || w.n
+    from w where d.application_id = w.application_id and d.environment = w.environment and d.service = w.service
+             and d.id = w.id
     returning d.service, d.id, d.revision
 ), remembered as (
     insert into sync_document_revisions (application_id, environment, service, id, revision, change, diff, undo,

@@ -85,9 +85,9 @@ pub struct Compared {
     pub platform: Merged,
     /// The platform at half of that rate.
     pub half: Answered,
-    /// Requests a second of the reference: the same server around the same Redis commands.
+    /// On Redis the reference: a server of the same kind around the same Redis commands.
     pub bare: Option<Merged>,
-    /// What pgbench reaches with the same statements.
+    /// On PostgreSQL the reference: pgbench with the same statements.
     pub pgbench: Option<PgBench>,
 }
 

@@ -13,9 +13,12 @@ use sqlx::postgres::PgConnection;
 use super::{Load, Spread};
 use crate::child::{self, Process};
 use crate::recvlogical::client_program;
-use crate::rows::connect;
+use crate::rows::{connect, execute};
 
 const SCRIPT: &str = include_str!("merge.sql");
+/// The plans that the platform's statements get, whose arrays the planner sees: a look-up in the index for each
+/// document. Of a number of documents that it does not know it would rather read the whole table.
+const PLANS: &str = "-c enable_hashjoin=off -c enable_mergejoin=off -c enable_seqscan=off";
 /// Beyond its own time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -45,10 +48,13 @@ pub async fn measure(url: &str, spread: Spread, load: &Load, size: f64) -> Resul
     ];
     variables.extend(places(&mut database, spread).await?);
     variables.extend(lengths(&mut database).await?);
+    // As the server does by itself a minute after the documents came to be.
+    execute(&mut database, "analyze".to_owned()).await?;
     drop(database);
     let script = tempfile::NamedTempFile::new()?;
     std::fs::write(script.path(), SCRIPT)?;
     let mut command = child::command(client_program("pgbench"));
+    command.env("PGOPTIONS", PLANS);
     command.args(["--no-vacuum", "--protocol", "prepared", "--jobs", "1"]);
     command.args(["--client", &clients.to_string(), "--time", &load.seconds.to_string()]);
     for (name, value) in variables {
