@@ -70,12 +70,7 @@ fn subprotocol_token(headers: &HeaderMap) -> Option<String> {
     subprotocols(headers).find_map(|name| name.strip_prefix("token.").map(str::to_owned))
 }
 
-async fn run(
-    gateway: Arc<Gateway>,
-    identity: Arc<Identity>,
-    handshake: Handshake,
-    mut socket: Box<Socket>,
-) {
+async fn run(gateway: Arc<Gateway>, identity: Arc<Identity>, handshake: Handshake, mut socket: Box<Socket>) {
     let outbox = Outbox::new(gateway.limits.outbox);
     socket.attach(&gateway, &outbox);
     let session = gateway.session(Transport::WebSocket, &handshake, outbox.clone(), identity).await;

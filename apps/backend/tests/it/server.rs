@@ -171,8 +171,7 @@ fn shared(
 ) -> Shared {
     let (pool, metrics) = (test.pool.clone(), metrics.clone());
     let Some(redis) = redis else {
-        let log =
-            PostgresEventLog::start(pool.clone(), LogSettings::default(), metrics, tasks, stop.clone());
+        let log = PostgresEventLog::start(pool.clone(), LogSettings::default(), metrics, tasks, stop.clone());
         let store = Arc::new(PostgresDocumentStore::new(pool.clone(), &log));
         return Shared { log, presence: Arc::new(PostgresPresence::new(pool)), store };
     };

@@ -524,8 +524,13 @@ async fn a_database_that_takes_nothing_acknowledges_nothing() {
         let data: String = sqlx::query_scalar(data).fetch_one(&server.test.pool).await.unwrap();
         serde_json::from_str::<Value>(&data).unwrap()["n"].as_u64().unwrap()
     };
-    server.patch(format!("{ONE}/merge"), json!({ "data": {} })).by(&token).header("x-durability", "committed")
-        .send().await.ok();
+    server
+        .patch(format!("{ONE}/merge"), json!({ "data": {} }))
+        .by(&token)
+        .header("x-durability", "committed")
+        .send()
+        .await
+        .ok();
     let read_only = async |on: &str| {
         let sql = format!("alter database \"{}\" set default_transaction_read_only = {on}", server.test.name);
         let mut connection = server.test.pool.acquire().await.unwrap();
