@@ -16,6 +16,7 @@ const FLOORS: &[(u8, &[&str])] = &[
         &[
             "event-log",
             "leadership",
+            "outbound",
             "presence",
             "document-store",
             "shared-config",

@@ -77,7 +77,14 @@ fn outbox_service(platform: &Platform) -> OutboxService {
         router: platform.router.clone(),
         metrics: platform.metrics.clone(),
         sealer: platform.sealer.clone(),
+        private_by_default: is_development(platform),
     })
+}
+
+/// Whether this is somebody's own machine, or a test: then targets may be there too.
+fn is_development(platform: &Platform) -> bool {
+    use shared_config::Environment::{Development, Test};
+    matches!(platform.config.environment, Development | Test)
 }
 
 /// Reads targets until `stop`, from when the platform's database answers.
@@ -121,7 +128,11 @@ async fn read_targets(platform: &Platform, stop: CancellationToken) {
 /// The targets that applications are set to; and `CDC_DATABASE_URL` as that of the default application, in the
 /// environment that `NODE_ENV` names, as long as it is set to none itself.
 fn targets(platform: &Platform) -> TargetSource {
-    let applications = cdc::application_targets(platform.pool.clone(), platform.sealer.clone());
+    let applications = cdc::application_targets(
+        platform.pool.clone(),
+        platform.sealer.clone(),
+        is_development(platform),
+    );
     let Some(url) = platform.config.cdc.database_url().map(str::to_owned) else { return applications };
     let environment = match platform.config.environment {
         shared_config::Environment::Production => Environment::Production,

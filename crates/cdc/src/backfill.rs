@@ -65,7 +65,7 @@ impl From<Trouble> for Stop {
 
 /// The connection that chunks are read on, and how many rows the next one has.
 struct Reading {
-    connection: PgConnection,
+    connection: target::Connection,
     rows: usize,
 }
 

@@ -27,6 +27,7 @@ use database::{
     },
 };
 use event_router::now_ms;
+use outbound::Policy;
 use shared_types::{MappingId, Scope, mapping::TableName};
 use sqlx::PgConnection;
 use std::{
@@ -79,7 +80,7 @@ pub(crate) struct Caretaker {
     pub plan: watch::Sender<Arc<Plan>>,
     /// Why the slot must be made anew before it is read again.
     remake: Option<String>,
-    control: Option<PgConnection>,
+    control: Option<target::Connection>,
     seen: Option<i64>,
     look_again: Instant,
     lock_wait: Duration,
@@ -207,7 +208,7 @@ impl Caretaker {
             }
             self.control = Some(connection);
         }
-        self.control.as_mut().ok_or_else(|| Trouble::unreachable("the connection ended"))
+        self.control.as_deref_mut().ok_or_else(|| Trouble::unreachable("the connection ended"))
     }
 
     async fn active(&self) -> Result<(i64, Vec<Mapping>), Trouble> {
@@ -344,6 +345,7 @@ impl Caretaker {
             database_name: identity.database.clone(),
             publication: names.publication.clone(),
             manages: group.manage == Manage::Allowed,
+            allow_private: group.url.policy() == Policy::Any,
             sealed_url: known_to_all.then(|| self.sealer.seal(&group.url.to_text(), &context)),
             scopes: group.scopes.iter().map(scope_text).collect(),
         };

@@ -13,6 +13,7 @@ use database::{
         cdc_spill::{self, SpillKey},
     },
 };
+use outbound::Policy;
 use shared_types::Scope;
 use std::time::Duration;
 
@@ -78,6 +79,8 @@ impl Farewell {
             .map_err(|_| {
                 Trouble::new("TARGET_URL", "the target's URL cannot be used", "drop the slot by hand")
             })?;
+        let policy = if self.slot.allow_private { Policy::Any } else { Policy::Public };
+        let url = url.within(policy);
         let mut connection = target::connect(&url).await?;
         if target::limited(target::identity(&mut connection)).await?.system == *system {
             target::limited(slot::drop(&mut connection, name)).await?;

@@ -10,6 +10,7 @@ use event_router::EventRouter;
 use futures::future::BoxFuture;
 use leadership::Leader;
 use metrics::Metrics;
+use outbound::Policy;
 use shared_types::{Environment, Scope};
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -34,17 +35,19 @@ pub struct CdcTarget {
     pub manage: Manage,
     /// Who knows of it.
     pub origin: Origin,
+    /// Where its connections may lead.
+    pub network: Policy,
 }
 
 impl CdcTarget {
     /// A target of the application's settings.
-    pub fn of_settings(scope: Scope, url: String, manage: Manage) -> Self {
-        Self { scope, url: Ok(url), manage, origin: Origin::Settings }
+    pub fn of_settings(scope: Scope, url: String, manage: Manage, network: Policy) -> Self {
+        Self { scope, url: Ok(url), manage, origin: Origin::Settings, network }
     }
 
-    /// A target that this process was started with.
+    /// A target that this process was started with: whoever did so may reach what they like.
     pub fn of_process(scope: Scope, url: String, manage: Manage) -> Self {
-        Self { origin: Origin::Process, ..Self::of_settings(scope, url, manage) }
+        Self { origin: Origin::Process, ..Self::of_settings(scope, url, manage, Policy::Any) }
     }
 }
 
@@ -53,13 +56,14 @@ pub type TargetSource =
     Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<CdcTarget>, DatabaseError>> + Send + Sync>;
 
 /// The targets that applications are set to. Where `manageTables` is not set, the reader keeps publication and
-/// replica identities itself in development, and nowhere else.
-pub fn application_targets(pool: Pool, sealer: Arc<Sealer>) -> TargetSource {
+/// replica identities itself in development, and nowhere else. `private_by_default`: where nothing is set, they may be in
+/// private networks.
+pub fn application_targets(pool: Pool, sealer: Arc<Sealer>, private_by_default: bool) -> TargetSource {
     Arc::new(move || {
         let (pool, sealer) = (pool.clone(), sealer.clone());
         Box::pin(async move {
             let found = applications::with_cdc_targets(&pool, &sealer).await?;
-            let target = |OpenedTarget { scope, url, manage_tables }| {
+            let target = |OpenedTarget { scope, url, manage_tables, allow_private }| {
                 let manage = match manage_tables {
                     Some(true) => Manage::Allowed,
                     Some(false) => Manage::Forbidden,
@@ -70,6 +74,7 @@ pub fn application_targets(pool: Pool, sealer: Arc<Sealer>) -> TargetSource {
                     scope,
                     url: url.map_err(|error| error.to_string()),
                     origin: Origin::Settings,
+                    network: Policy::of(allow_private, private_by_default),
                 }
             };
             Ok(found.into_iter().map(target).collect())

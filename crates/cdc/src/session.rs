@@ -254,7 +254,10 @@ impl Session {
     /// Asks for the database's own types: one has come since they were asked for, and the next row may hold it.
     async fn learn_types(&mut self) -> Result<(), Failure> {
         let url = self.url.clone();
-        let asked = async { target::own_types(&mut target::connect(&url).await?).await };
+        let asked = async {
+            let mut connection = target::connect(&url).await?;
+            target::own_types(&mut connection).await
+        };
         let fits = self.relations.learn(target::limited(asked).await?)?;
         self.status.set_fits(fits);
         Ok(())

@@ -6,6 +6,7 @@ use crate::{
 };
 use bytes::{Buf, Bytes};
 use futures::FutureExt;
+use outbound::postgres::Tunnel;
 use pg_walstream::{PgReplicationConnection, ReplicationError};
 use std::{
     sync::{
@@ -48,6 +49,8 @@ pub(crate) enum Frame {
 /// A running replication stream.
 pub(crate) struct ReplicationStream {
     connection: PgReplicationConnection,
+    /// The way that it takes.
+    _tunnel: Option<Tunnel>,
     never: CancellationToken,
     received: u64,
     /// The cluster's system identifier.
@@ -59,7 +62,7 @@ pub(crate) struct ReplicationStream {
 /// A stream that is being opened. The client's commands block, so that this happens on a thread of its own, which
 /// dropping this cannot end: it only keeps the thread from taking the slot if it has not yet.
 pub(crate) struct Opening {
-    task: JoinHandle<Result<ReplicationStream, ReplicationError>>,
+    task: JoinHandle<Result<ReplicationStream, Trouble>>,
     given_up: Arc<AtomicBool>,
 }
 
@@ -70,7 +73,7 @@ impl Opening {
         let given_up = Arc::new(AtomicBool::new(false));
         let stop = given_up.clone();
         // A server that is gone ends its commands by the socket's own timeouts.
-        Self { task: tokio::task::spawn_blocking(move || begin(&url, &names, &stop)), given_up }
+        Self { task: tokio::spawn(open(url, names, stop)), given_up }
     }
 
     /// Waits until it reads.
@@ -79,7 +82,7 @@ impl Opening {
     /// The trouble that keeps it from it.
     pub async fn stream(&mut self) -> Result<ReplicationStream, Trouble> {
         match tokio::time::timeout(CONNECT_TIMEOUT + STATEMENT_TIMEOUT, &mut self.task).await {
-            Ok(Ok(opened)) => opened.map_err(|error| Trouble::of_stream(&error)),
+            Ok(Ok(opened)) => opened,
             Ok(Err(_)) | Err(_) => Err(Trouble::unreachable("no answer in time")),
         }
     }
@@ -149,12 +152,24 @@ impl ReplicationStream {
     }
 }
 
+async fn open(url: TargetUrl, names: Names, given_up: Arc<AtomicBool>) -> Result<ReplicationStream, Trouble> {
+    let tunnel = url.tunnel().await.map_err(|error| Trouble::outbound(&error))?;
+    let port = tunnel.as_ref().map(Tunnel::port);
+    let begun = tokio::task::spawn_blocking(move || begin(&url, &names, &given_up, port)).await;
+    match begun {
+        Ok(Ok(stream)) => Ok(ReplicationStream { _tunnel: tunnel, ..stream }),
+        Ok(Err(error)) => Err(Trouble::through(tunnel.as_ref(), Trouble::of_stream(&error))),
+        Err(_) => Err(Trouble::unreachable("no answer in time")),
+    }
+}
+
 fn begin(
     url: &TargetUrl,
     names: &Names,
     given_up: &AtomicBool,
+    tunnel: Option<u16>,
 ) -> Result<ReplicationStream, ReplicationError> {
-    let mut connection = url.connect_replication(CONNECT_TIMEOUT)?;
+    let mut connection = url.connect_replication(CONNECT_TIMEOUT, tunnel)?;
     for setting in SESSION {
         connection.exec(setting)?;
     }
@@ -168,5 +183,6 @@ fn begin(
         return Err(ReplicationError::Cancelled("it was given up".to_owned()));
     }
     connection.start_replication(&names.slot, 0, &options)?;
-    Ok(ReplicationStream { connection, never: CancellationToken::new(), received: 0, system, timeline })
+    let never = CancellationToken::new();
+    Ok(ReplicationStream { connection, _tunnel: None, never, received: 0, system, timeline })
 }

@@ -17,6 +17,7 @@ use database::{
         cdc_slots,
     },
 };
+use outbound::Policy;
 use shared_types::{Environment, Scope};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -201,8 +202,8 @@ impl Supervisor {
         stopped: &HashSet<Scope>,
     ) -> Result<Named, DatabaseError> {
         let mut named = Named::default();
-        for CdcTarget { scope, url, manage, origin } in targets {
-            let Some(url) = self.usable(&scope, url).await else {
+        for CdcTarget { scope, url, manage, origin, network } in targets {
+            let Some(url) = self.usable(&scope, url, network).await else {
                 named.unclear.insert(scope);
                 continue;
             };
@@ -238,17 +239,14 @@ impl Supervisor {
     }
 
     /// The URL, where it can be used; else shows why not.
-    async fn usable(&self, scope: &Scope, url: Result<String, String>) -> Option<TargetUrl> {
-        let trouble = match url.map(|url| url.parse()) {
-            Ok(Ok(url)) => return Some(url),
-            Ok(Err(problem)) => {
-                let problem: shared_types::Problem = problem;
-                Trouble::new(
-                    "TARGET_URL",
-                    problem.to_string(),
-                    "correct the URL in the application's settings",
-                )
-            }
+    async fn usable(&self, scope: &Scope, url: Result<String, String>, network: Policy) -> Option<TargetUrl> {
+        let trouble = match url.map(|url| url.parse::<TargetUrl>()) {
+            Ok(Ok(url)) => return Some(url.within(network)),
+            Ok(Err(problem)) => Trouble::new(
+                "TARGET_URL",
+                problem.to_string(),
+                "correct the URL in the application's settings",
+            ),
             Err(reason) => Trouble::new(
                 "TARGET_SEALED",
                 format!("the target's URL cannot be opened: {reason}"),

@@ -1,5 +1,6 @@
 //! What keeps a reader from reading, with what helps: a state that is shown, never a crash.
 
+use outbound::{OutboundError, postgres::Tunnel};
 use pg_walstream::ReplicationError;
 use std::fmt;
 
@@ -36,6 +37,26 @@ impl Trouble {
             format!("the platform cannot take events now: {what}"),
             "check the platform's database; changes wait in the target's log and nothing is lost meanwhile",
         )
+    }
+
+    /// Why there is no connection to the target.
+    pub fn outbound(error: &OutboundError) -> Self {
+        match error {
+            OutboundError::Refused(why) => Self::new(
+                "ADDRESS_REFUSED",
+                format!("the target's host leads to {why}, which this application may not reach"),
+                "name a host on the internet, or have a super_admin allow private addresses \
+                 (config.webhookNetworkPolicy.<environment>.allowPrivate)",
+            ),
+            OutboundError::Unresolved => Self::unreachable("its name cannot be resolved"),
+            OutboundError::Unreachable(what) => Self::unreachable(what),
+            OutboundError::Tls(cause) => Self::tls(cause),
+        }
+    }
+
+    /// What ended a connection that took the way of `tunnel`: a client sees only that it ended.
+    pub fn through(tunnel: Option<&Tunnel>, otherwise: Self) -> Self {
+        tunnel.and_then(Tunnel::failure).map_or(otherwise, |error| Self::outbound(&error))
     }
 
     /// What the target's answer to a statement means.

@@ -2,8 +2,8 @@
 
 use crate::{
     row::Outbox,
-    source::{Source, claim_target, pool},
-    trouble::Trouble,
+    source::{Source, claim_target, guarded_pool, pool},
+    trouble::{OutboxError, Trouble},
     worker::Worker,
 };
 use database::{
@@ -16,6 +16,7 @@ use database::{
 };
 use event_router::EventRouter;
 use metrics::Metrics;
+use outbound::{Policy, postgres::Tunnel};
 use shared_types::Scope;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::task::JoinSet;
@@ -41,6 +42,8 @@ pub struct OutboxParts {
     pub metrics: Arc<Metrics>,
     /// Opens the targets' URLs.
     pub sealer: Arc<Sealer>,
+    /// Whether targets may be in private networks where nothing is set.
+    pub private_by_default: bool,
 }
 
 /// Reads the platform's own outbox and those of all targets. Any number of processes may.
@@ -52,7 +55,7 @@ pub struct OutboxService {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Place {
     Platform,
-    Target { scope: Scope, url: String },
+    Target { scope: Scope, url: String, network: Policy },
     Sealed { scope: Scope },
 }
 
@@ -103,8 +106,11 @@ impl OutboxService {
     async fn places(&self) -> Result<Vec<Place>, database::DatabaseError> {
         status::give_up_unset(&self.parts.pool).await?;
         let targets = applications::with_outboxes(&self.parts.pool, &self.parts.sealer).await?;
-        let places = targets.into_iter().map(|OpenedOutbox { scope, url }| match url {
-            Ok(url) => Place::Target { scope, url },
+        let places = targets.into_iter().map(|OpenedOutbox { scope, url, allow_private }| match url {
+            Ok(url) => {
+                let network = Policy::of(allow_private, self.parts.private_by_default);
+                Place::Target { scope, url, network }
+            }
             Err(_) => Place::Sealed { scope },
         });
         Ok(std::iter::once(Place::Platform).chain(places).collect())
@@ -140,18 +146,23 @@ async fn work(parts: OutboxParts, place: Place, stop: CancellationToken) {
 
 /// Connects, and claims a target's outbox for its scope.
 async fn source(parts: &OutboxParts, place: &Place) -> Result<Source, Trouble> {
-    let (outbox, pool) = match place {
+    let (outbox, pool, tunnel) = match place {
         Place::Platform => {
-            (Outbox::of_platform(), pool(&parts.database_url).map_err(|error| Trouble::from(&error))?)
+            (Outbox::of_platform(), pool(&parts.database_url).map_err(|error| Trouble::from(&error))?, None)
         }
-        Place::Target { scope, url } => {
-            let pool = pool(url).map_err(|error| Trouble::from(&error))?;
-            (claim_target(&pool, &parts.pool, scope).await?, pool)
+        Place::Target { scope, url, network } => {
+            let (pool, tunnel) = guarded_pool(url, *network).await.map_err(|error| Trouble::from(&error))?;
+            // A client sees only that its connection ended.
+            let failure = || tunnel.as_ref().and_then(Tunnel::failure).map(OutboxError::Outbound);
+            let claimed = claim_target(&pool, &parts.pool, scope).await;
+            let outbox =
+                claimed.map_err(|trouble| failure().map_or(trouble, |error| Trouble::from(&error)))?;
+            (outbox, pool, tunnel)
         }
         Place::Sealed { .. } => return Err(Trouble::sealed()),
     };
     let (platform, router, metrics) = (parts.pool.clone(), parts.router.clone(), parts.metrics.clone());
-    Ok(Source { outbox, pool, platform, router, metrics })
+    Ok(Source { outbox, pool, _tunnel: tunnel, platform, router, metrics })
 }
 
 /// Says a trouble once, and shows it as long as it lasts.

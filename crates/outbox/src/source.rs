@@ -5,13 +5,20 @@ use crate::{
     table::{self, Form},
     trouble::{OutboxError, Trouble},
 };
-use database::{Pool, tables::outbox};
+use database::{
+    Pool,
+    tables::{cdc, outbox},
+};
 use event_router::EventRouter;
 use metrics::Metrics;
+use outbound::{
+    Guard, Policy, literal,
+    postgres::{Destination, Tunnel},
+};
 use shared_types::Scope;
 use sqlx::{
     PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 use std::{future::Future, sync::Arc, time::Duration};
 use url::Url;
@@ -30,6 +37,8 @@ pub struct Source {
     pub outbox: Outbox,
     /// The database that holds it.
     pub pool: PgPool,
+    /// The way to that database, where connections do not go straight.
+    pub _tunnel: Option<Tunnel>,
     /// The platform's own database.
     pub platform: Pool,
     /// The way into the log.
@@ -80,12 +89,41 @@ fn without_inline_ca(url: &str) -> Option<(Url, Option<String>)> {
 /// # Errors
 /// [`OutboxError::Url`].
 pub fn pool(url: &str) -> Result<PgPool, OutboxError> {
-    let options = connect_options(url)?;
-    Ok(PgPoolOptions::new()
+    Ok(pool_of(connect_options(url)?))
+}
+
+fn pool_of(options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new()
         .max_connections(AT_A_TIME as u32 + 2)
         .acquire_timeout(ACQUIRE_LIMIT)
         .idle_timeout(Some(Duration::from_secs(60)))
-        .connect_lazy_with(options))
+        .connect_lazy_with(options)
+}
+
+/// A pool for a target, whose connections lead where `policy` allows, with the way that they take where they do not go
+/// straight: it has to live as long as the pool.
+///
+/// # Errors
+/// [`OutboxError::Url`], [`OutboxError::Outbound`].
+pub async fn guarded_pool(url: &str, policy: Policy) -> Result<(PgPool, Option<Tunnel>), OutboxError> {
+    let options = connect_options(url)?;
+    let (host, port) = (options.get_host().to_owned(), options.get_port());
+    if policy == Policy::Any {
+        return Ok((pool_of(options), None));
+    }
+    let guard = Guard::new(policy);
+    if literal(&host).is_some() {
+        guard.addresses(&host, port).await?;
+        return Ok((pool_of(options), None));
+    }
+    let unusable = || OutboxError::Url("it must be postgresql://user:password@host:port/database".to_owned());
+    let (bare, ca) = without_inline_ca(url).ok_or_else(unusable)?;
+    let ssl_mode =
+        bare.query_pairs().find(|(name, _)| name == "sslmode").map(|(_, value)| value.into_owned());
+    let ssl_mode = ssl_mode.as_deref().unwrap_or("prefer").parse().map_err(|()| unusable())?;
+    let tunnel = Tunnel::open(guard, Destination { host, port, ssl_mode, ca }).await?;
+    let options = options.host("127.0.0.1").port(tunnel.port()).ssl_mode(PgSslMode::Disable);
+    Ok((pool_of(options), Some(tunnel)))
 }
 
 /// Asks a target who it is, and claims its outbox for `scope`.
@@ -95,6 +133,11 @@ pub fn pool(url: &str) -> Result<PgPool, OutboxError> {
 pub async fn claim_target(pool: &PgPool, platform: &Pool, scope: &Scope) -> Result<Outbox, Trouble> {
     let identity =
         limited(async { Ok(table::identify(pool).await?) }).await.map_err(|e| Trouble::from(&e))?;
+    let own =
+        limited(async { Ok(cdc::own_identity(platform).await?) }).await.map_err(|e| Trouble::from(&e))?;
+    if own == (identity.system.clone(), identity.database.clone()) {
+        return Err(Trouble::own());
+    }
     // Whether there is an outbox, before it is somebody's.
     limited(async { Ok(table::pending(pool, Form::Target, &[]).await?) })
         .await

@@ -1,6 +1,7 @@
 //! What keeps an outbox from being read, in words for whoever can mend it.
 
 use database::DatabaseError;
+use outbound::OutboundError;
 use std::{error::Error as _, time::Duration};
 use thiserror::Error;
 
@@ -16,6 +17,9 @@ pub enum OutboxError {
     /// No answer came.
     #[error("no answer within {} s", .0.as_secs())]
     TooSlow(Duration),
+    /// The guard does not let it be reached, or nobody answers there.
+    #[error("{0}")]
+    Outbound(#[from] OutboundError),
     /// The URL is none.
     #[error("the URL cannot be used: {0}")]
     Url(String),
@@ -39,6 +43,15 @@ impl Trouble {
             code: "OWNED_BY_ANOTHER",
             message: "the outbox of this database is read for another application or environment".to_owned(),
             cure: "remove config.outbox there, or here",
+        }
+    }
+
+    /// It is the platform's own, whose rows belong to all scopes.
+    pub fn own() -> Self {
+        Self {
+            code: "OWN_DATABASE",
+            message: "this is the platform's own database, whose event_outbox is always read".to_owned(),
+            cure: "name the application's own database in config.outbox",
         }
     }
 
@@ -67,6 +80,16 @@ impl From<&OutboxError> for Trouble {
                 }
                 _ => ("FAILED", "see what the database's log says"),
             },
+            OutboxError::Outbound(OutboundError::Refused(_)) => (
+                "ADDRESS_REFUSED",
+                "name a host on the internet, or have a super_admin set config.webhookNetworkPolicy",
+            ),
+            OutboxError::Outbound(OutboundError::Tls(_)) => {
+                ("TLS", "mend the server's certificate, or sslmode and sslrootcert in config.outbox")
+            }
+            OutboxError::Outbound(_) => {
+                ("UNREACHABLE", "see that host and port are right, and that connections from here are let in")
+            }
             OutboxError::Url(_) => ("BAD_URL", "set config.outbox again"),
             OutboxError::Platform(_) => ("PLATFORM", "see that the platform's database answers"),
             OutboxError::Source(_) | OutboxError::TooSlow(_) => {

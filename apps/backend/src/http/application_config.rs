@@ -2,14 +2,17 @@
 
 use super::body::Object;
 use crate::state::AppState;
+use auth::{Person, Role};
 use cdc::TargetUrl;
 use database::{
     DatabaseError,
     sealing::Sealer,
     tables::applications::{
-        ApplicationConfig, Limits, TopicPolicy, open_outbox, open_target, seal_outbox, seal_target,
+        ApplicationConfig, Limits, NetworkPolicy, TopicPolicy, open_outbox, open_target, seal_outbox,
+        seal_target,
     },
 };
+use outbound::Policy;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use shared_types::{AppId, Environment, Problem, Scope, Violation};
@@ -49,6 +52,11 @@ pub struct ConfigPatch {
     /// The database whose `event_outbox` is read: `{ "development": { "databaseUrl": "postgres://…" } }`.
     #[schema(value_type = Object)]
     outbox: Changes<Object<OutboxInput>>,
+    /// Whether webhooks, target databases and outboxes may be in private networks or on this machine, by environment:
+    /// `{ "production": { "allowPrivate": true } }`. Only a super_admin sets it. Where nothing is set, they may under
+    /// `NODE_ENV=development` only.
+    #[schema(value_type = Object)]
+    webhook_network_policy: Changes<Object<NetworkPolicy>>,
     /// `open` or `registered`, by environment.
     #[schema(value_type = Object)]
     topic_policy: Changes<TopicPolicy>,
@@ -83,7 +91,17 @@ impl ConfigPatch {
         state: &AppState,
         application: &AppId,
         config: &mut ApplicationConfig,
+        setter: Setter,
     ) -> Result<(), Problem> {
+        // First: whether the other settings are allowed depends on it.
+        for (EnvironmentName(environment), policy) in &self.webhook_network_policy {
+            if setter != Setter::SuperAdmin {
+                let message = "only a super_admin says whether private addresses may be reached";
+                return Err(Problem::forbidden(message));
+            }
+            let policy = policy.as_ref().map(|Object(policy)| *policy);
+            set(&mut config.webhook_network_policy, *environment, policy);
+        }
         for (EnvironmentName(environment), change) in &self.cdc {
             let stored = match change {
                 None => None,
@@ -95,6 +113,7 @@ impl ConfigPatch {
                         let rule = "is the platform's own database, which may not be followed";
                         return Err(Problem::field(path, rule));
                     }
+                    check_address(&path, &target, network(state, config, *environment))?;
                     Some(seal_target(&state.sealer, &scope, &input.database_url, input.manage_tables))
                 }
             };
@@ -111,6 +130,7 @@ impl ConfigPatch {
                         let rule = "is the platform's own database, whose event_outbox is always read";
                         return Err(Problem::field(path, rule));
                     }
+                    check_address(&path, &target, network(state, config, *environment))?;
                     Some(seal_outbox(&state.sealer, &scope, &input.database_url))
                 }
             };
@@ -129,6 +149,41 @@ impl ConfigPatch {
             set(&mut config.topic_policy, *environment, *policy);
         }
         Ok(())
+    }
+}
+
+/// Who changes settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Setter {
+    /// Somebody who may do everything, everywhere.
+    SuperAdmin,
+    /// Somebody else who may change applications.
+    Another,
+}
+
+impl Setter {
+    /// Whoever acts: a person with that role in all applications, or not.
+    pub(super) fn of(person: Option<&Person>) -> Self {
+        let is_super = |person: &Person| person.roles().any(|role| role == (Role::SuperAdmin, None));
+        if person.is_some_and(is_super) { Self::SuperAdmin } else { Self::Another }
+    }
+}
+
+/// Where an application's connections may lead.
+pub(super) fn network(state: &AppState, config: &ApplicationConfig, environment: Environment) -> Policy {
+    let is_development = state.http.environment == Environment::Development;
+    Policy::of(config.allow_private(environment), is_development)
+}
+
+/// Refuses an address that may not be reached. What a name leads to is looked at when it is connected to.
+fn check_address(path: &str, target: &TargetUrl, policy: Policy) -> Result<(), Problem> {
+    let refused = match (policy, outbound::literal(target.host())) {
+        (Policy::Public, Some(address)) => outbound::address::check(address).err(),
+        _ => None,
+    };
+    match refused {
+        Some(why) => Err(Problem::field(path, format!("is {why}, which this application may not reach"))),
+        None => Ok(()),
     }
 }
 
@@ -218,6 +273,7 @@ pub(super) fn shown(sealer: &Sealer, application: &AppId, config: &ApplicationCo
     json!({
         "cdc": targets,
         "outbox": outboxes,
+        "webhookNetworkPolicy": config.webhook_network_policy,
         "topicPolicy": config.topic_policy,
         "allowedOrigins": config.allowed_origins,
         "limits": config.limits,

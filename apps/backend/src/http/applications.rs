@@ -2,7 +2,7 @@
 
 use super::{
     access::applications as permits,
-    application_config::{ConfigPatch, shown},
+    application_config::{ConfigPatch, Setter, shown},
     body::{Body, Object, Params, check_text},
     grant::Grant,
     idempotency::{self, Once},
@@ -107,7 +107,7 @@ pub(super) async fn create(
     check_text("name", &body.value.name, MAX_NAME_BYTES)?;
     let id = AppId::generate();
     let mut config = ApplicationConfig::default();
-    body.value.config.0.apply(&state, &id, &mut config)?;
+    body.value.config.0.apply(&state, &id, &mut config, Setter::of(grant.person()))?;
     let mut run =
         match idempotency::begin(&state, &grant, "POST /api/applications", &headers, &body.bytes).await? {
             Once::Replay(response) => return Ok(response),
@@ -148,7 +148,7 @@ pub(super) async fn update(
     let mut tx = state.pool.begin().await.map_err(database)?;
     let row = applications::lock(&mut tx, id).await?.ok_or_else(|| no_application(id))?;
     let mut config = row.config.0;
-    body.value.config.0.apply(&state, id, &mut config)?;
+    body.value.config.0.apply(&state, id, &mut config, Setter::of(grant.person()))?;
     outbox::check_owner(&mut tx, &state, id, &config).await?;
     let name = body.value.name.as_deref().map_or(row.name.as_str(), str::trim);
     let row = applications::update(&mut *tx, id, name, &config).await?.ok_or_else(|| no_application(id))?;

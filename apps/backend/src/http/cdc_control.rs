@@ -2,6 +2,7 @@
 
 use super::{
     access::mappings as permits,
+    application_config::network,
     body::Params,
     grant::Grant,
     page::{Page, PageParams},
@@ -25,6 +26,7 @@ use axum::{
     http::{Method, Uri},
     response::Response,
 };
+use outbound::Policy;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shared_types::{Environment, Operation, Problem, Scope};
@@ -118,26 +120,31 @@ fn unread(configured: bool, desired: bool, reader: Option<&ReaderStatus>) -> Opt
     ])
 }
 
-/// The URL of the scope's target and whether it may be managed; the reason where it is sealed.
-async fn target(
-    state: &AppState,
-    scope: &Scope,
-) -> Result<Option<(Result<String, String>, Manage)>, ApiError> {
+/// A scope's target: its URL, or the reason why it is sealed; whether it may be managed, and where it may lead.
+struct Target {
+    url: Result<String, String>,
+    manage: Manage,
+    network: Policy,
+}
+
+async fn target(state: &AppState, scope: &Scope) -> Result<Option<Target>, ApiError> {
     let application = applications::find(&state.pool, scope.application()).await?;
-    let stored = application.and_then(|row| row.config.0.cdc.get(&scope.environment()).cloned());
-    if let Some(stored) = stored {
-        let url = applications::open_target(&state.sealer, scope, &stored).map_err(|e| e.to_string());
+    let config = application.map(|row| row.config.0).unwrap_or_default();
+    if let Some(stored) = config.cdc.get(&scope.environment()) {
+        let url = applications::open_target(&state.sealer, scope, stored).map_err(|e| e.to_string());
         let manage = match stored.manage_tables {
             Some(true) => Manage::Allowed,
             Some(false) => Manage::Forbidden,
             None => default_manage(scope),
         };
-        return Ok(Some((url, manage)));
+        let network = network(state, &config, scope.environment());
+        return Ok(Some(Target { url, manage, network }));
     }
     let own =
         scope.application().as_str() == DEFAULT_APPLICATION && scope.environment() == state.http.environment;
     let url = state.http.cdc_database_url.clone().filter(|_| own);
-    Ok(url.map(|url| (Ok(url), default_manage(scope))))
+    // Whoever started the process may reach what they like.
+    Ok(url.map(|url| Target { url: Ok(url), manage: default_manage(scope), network: Policy::Any }))
 }
 
 /// Which changes.
@@ -237,17 +244,17 @@ pub(super) async fn check(
             let cure = "set config.cdc.<environment>.databaseUrl in the application's settings";
             vec![Finding::new(Severity::Error, "NOT_CONFIGURED", "no CDC database configured", cure)]
         }
-        Some((Err(reason), _)) => {
+        Some(Target { url: Err(reason), .. }) => {
             let cure = "start with the REALTIME_SECRET_KEY under which it was set, or set the URL again";
             let message = format!("the target's URL cannot be opened: {reason}");
             vec![Finding::new(Severity::Error, "TARGET_SEALED", message, cure)]
         }
-        Some((Ok(url), manage)) => match url.parse::<TargetUrl>() {
+        Some(Target { url: Ok(url), manage, network }) => match url.parse::<TargetUrl>() {
             Err(problem) => {
                 let cure = "correct the URL in the application's settings";
                 vec![Finding::new(Severity::Error, "TARGET_URL", problem.to_string(), cure)]
             }
-            Ok(url) => look(&state, scope, &url, manage).await?,
+            Ok(url) => look(&state, scope, &url.within(network), manage).await?,
         },
     };
     let ok = findings.iter().all(|finding| finding.severity != Severity::Error);

@@ -98,7 +98,8 @@ pub(super) async fn check_owner(
     let others = stored.into_iter().filter(|other| other.scope.application() != application);
     let ours = config.outbox.iter().map(|(environment, outbox)| {
         let scope = Scope::new(application.clone(), *environment);
-        OpenedOutbox { url: open_outbox(&state.sealer, &scope, outbox), scope }
+        let allow_private = config.allow_private(*environment);
+        OpenedOutbox { url: open_outbox(&state.sealer, &scope, outbox), scope, allow_private }
     });
     let mut taken: Vec<(Scope, Place)> = others.filter_map(place).collect();
     for (scope, place) in ours.filter_map(place) {

@@ -18,7 +18,7 @@ async fn applications_are_made_changed_and_removed() {
     let path = format!("/api/applications/{}", made["id"].as_str().unwrap());
     assert_eq!(
         made["config"],
-        json!({ "cdc": {}, "outbox": {}, "topicPolicy": {}, "allowedOrigins": {}, "limits": {} })
+        json!({ "cdc": {}, "outbox": {}, "webhookNetworkPolicy": {}, "topicPolicy": {}, "allowedOrigins": {}, "limits": {} })
     );
     let change = json!({ "name": "Store", "config": {
         "topicPolicy": { "production": "registered" },
@@ -40,6 +40,29 @@ async fn applications_are_made_changed_and_removed() {
     server.delete(&path).by(&root).send().await.ok();
     server.get(&path).by(&root).send().await.refused(404, "NOT_FOUND");
     server.delete("/api/applications/app_default").by(&root).send().await.refused(409, "CONFLICT");
+}
+
+#[tokio::test]
+async fn private_addresses_are_reached_only_where_a_super_admin_says_so() {
+    let server = Server::start_with(production).await;
+    let root = server.root().await;
+    let path = "/api/applications/app_default";
+    for (part, host) in [("cdc", "10.0.0.5"), ("outbox", "169.254.169.254"), ("cdc", "[::ffff:127.0.0.1]")] {
+        let url = format!("postgres://ann:word@{host}/shop");
+        let change = json!({ "config": { part: { "staging": { "databaseUrl": url } } } });
+        let refused = server.patch(path, change).by(&root).send().await.refused(400, "VALIDATION_FAILED");
+        assert_eq!(refused["details"][0]["path"], format!("config.{part}.staging.databaseUrl"));
+    }
+    let allow = json!({ "config": { "webhookNetworkPolicy": { "staging": { "allowPrivate": true } } } });
+    let token = server.token(&["admin"]).await;
+    server.patch(path, allow.clone()).by(&token).send().await.refused(403, "FORBIDDEN");
+    let changed = server.patch(path, allow).by(&root).send().await.ok();
+    assert_eq!(changed["config"]["webhookNetworkPolicy"], json!({ "staging": { "allowPrivate": true } }));
+    server.patch(path, target("postgres://ann:word@10.0.0.5/shop")).by(&root).send().await.ok();
+    // Of another environment nothing was said.
+    let elsewhere =
+        json!({ "config": { "cdc": { "production": { "databaseUrl": "postgres://a:b@10.0.0.5/c" } } } });
+    server.patch(path, elsewhere).by(&root).send().await.refused(400, "VALIDATION_FAILED");
 }
 
 #[tokio::test]

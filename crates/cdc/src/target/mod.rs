@@ -13,9 +13,14 @@ mod url;
 pub use url::TargetUrl;
 
 use crate::{trouble::Trouble, values::OwnTypes};
+use outbound::postgres::Tunnel;
 use sha2::{Digest, Sha256};
 use sqlx::{ConnectOptions, PgConnection};
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
 
 /// How long one statement may take.
 pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,14 +59,36 @@ impl Names {
     }
 }
 
+/// An ordinary connection, with the way that it takes.
+pub(crate) struct Connection {
+    connection: PgConnection,
+    _tunnel: Option<Tunnel>,
+}
+
+impl Deref for Connection {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
+
 /// Opens an ordinary connection.
 ///
 /// # Errors
 /// The trouble that keeps it from it.
-pub(crate) async fn connect(url: &TargetUrl) -> Result<PgConnection, Trouble> {
-    let options = url.options(STATEMENT_TIMEOUT);
+pub(crate) async fn connect(url: &TargetUrl) -> Result<Connection, Trouble> {
+    let tunnel = url.tunnel().await.map_err(|error| Trouble::outbound(&error))?;
+    let options = url.options(STATEMENT_TIMEOUT, tunnel.as_ref());
     match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
-        Ok(connected) => Ok(connected?),
+        Ok(Ok(connection)) => Ok(Connection { connection, _tunnel: tunnel }),
+        Ok(Err(error)) => Err(Trouble::through(tunnel.as_ref(), error.into())),
         Err(_) => Err(Trouble::unreachable("no answer in time")),
     }
 }
@@ -79,7 +106,11 @@ pub(crate) async fn limited<T>(work: impl Future<Output = Result<T, Trouble>>) -
 /// # Errors
 /// The trouble that keeps it from answering.
 pub(crate) async fn identify(url: &TargetUrl) -> Result<Identity, Trouble> {
-    limited(async { identity(&mut connect(url).await?).await }).await
+    limited(async {
+        let mut connection = connect(url).await?;
+        identity(&mut connection).await
+    })
+    .await
 }
 
 /// Who the target behind an open connection is.

@@ -1,11 +1,17 @@
 //! The URL of a target: what of it is allowed, and what both clients make of it.
 
+use outbound::{
+    Guard, OutboundError, Policy, literal,
+    postgres::{Destination, SslMode, Tunnel},
+};
 use pg_walstream::PgReplicationConnection;
 use shared_types::{Problem, Violation};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use std::{fmt, io::Write, str::FromStr, time::Duration};
 use url::Url;
 
+/// Where tunnels listen.
+const LOCAL: &str = "127.0.0.1";
 const PATH: &str = "databaseUrl";
 const PEM: &str = "-----BEGIN CERTIFICATE-----";
 const SSL_MODES: [&str; 5] = ["disable", "prefer", "require", "verify-ca", "verify-full"];
@@ -21,6 +27,8 @@ pub struct TargetUrl {
     database: String,
     ssl_mode: String,
     ca: Option<String>,
+    /// Where the host may lead.
+    policy: Policy,
 }
 
 impl fmt::Debug for TargetUrl {
@@ -69,7 +77,8 @@ impl FromStr for TargetUrl {
             return Err(Problem::fields(broken));
         }
         let password = decoded(url.password().unwrap_or_default());
-        Ok(Self { host, port: url.port().unwrap_or(5432), user, password, database, ssl_mode, ca })
+        let (port, policy) = (url.port().unwrap_or(5432), Policy::default());
+        Ok(Self { host, port, user, password, database, ssl_mode, ca, policy })
     }
 }
 
@@ -125,12 +134,45 @@ impl TargetUrl {
         self.port
     }
 
-    /// Options for ordinary connections, whose statements end after `statement_timeout`.
-    pub(crate) fn options(&self, statement_timeout: Duration) -> PgConnectOptions {
-        let ssl_mode = self.ssl_mode.parse().unwrap_or(PgSslMode::Prefer);
+    /// The same, with connections that lead where `policy` allows.
+    #[must_use]
+    pub fn within(self, policy: Policy) -> Self {
+        Self { policy, ..self }
+    }
+
+    /// Where its connections may lead.
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// The way that connections have to take; `None` where they go straight, because the host is an address that has
+    /// been checked now, or may lead anywhere.
+    ///
+    /// # Errors
+    /// `Refused` where the host leads to what the policy does not allow, `Unresolved`.
+    pub(crate) async fn tunnel(&self) -> Result<Option<Tunnel>, OutboundError> {
+        if self.policy == Policy::Any {
+            return Ok(None);
+        }
+        let guard = Guard::new(self.policy);
+        if literal(&self.host).is_some() {
+            return guard.addresses(&self.host, self.port).await.map(|_| None);
+        }
+        let ssl_mode = self.ssl_mode.parse().unwrap_or(SslMode::VerifyFull);
+        let (host, port, ca) = (self.host.clone(), self.port, self.ca.clone());
+        Tunnel::open(guard, Destination { host, port, ssl_mode, ca }).await.map(Some)
+    }
+
+    /// Options for ordinary connections, whose statements end after `statement_timeout`; by way of `tunnel` where there
+    /// is one.
+    pub(crate) fn options(&self, statement_timeout: Duration, tunnel: Option<&Tunnel>) -> PgConnectOptions {
+        let (host, port, ssl_mode) = match tunnel {
+            Some(tunnel) => (LOCAL, tunnel.port(), PgSslMode::Disable),
+            None => (self.host.as_str(), self.port, self.ssl_mode.parse().unwrap_or(PgSslMode::Prefer)),
+        };
         let mut options = PgConnectOptions::new_without_pgpass()
-            .host(&self.host)
-            .port(self.port)
+            .host(host)
+            .port(port)
             .username(&self.user)
             .password(&self.password)
             .database(&self.database)
@@ -143,11 +185,17 @@ impl TargetUrl {
         options
     }
 
-    /// A replication connection. Blocks: call it where that is allowed.
+    /// A replication connection, by way of a tunnel's port where there is one. Blocks: call it where that is allowed.
     pub(crate) fn connect_replication(
         &self,
         connect_timeout: Duration,
+        tunnel: Option<u16>,
     ) -> Result<PgReplicationConnection, pg_walstream::ReplicationError> {
+        if let Some(port) = tunnel {
+            let (host, ssl_mode) = (LOCAL.to_owned(), "disable".to_owned());
+            let near = Self { host, port, ssl_mode, ca: None, ..self.clone() };
+            return PgReplicationConnection::connect(&near.replication_url(None, connect_timeout));
+        }
         // The replication client takes a CA only from a file: one that lives as long as the handshake.
         let ca_file = match &self.ca {
             None => None,

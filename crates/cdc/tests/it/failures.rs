@@ -240,7 +240,8 @@ async fn a_slot_that_is_gone_is_made_anew_and_the_gap_is_said() {
     let events = harness.events(4).await;
     assert_eq!(payload(&events[3])["id"], json!(5));
     // Subscribers are told, once, before anything behind the gap is sent.
-    let told = |harness: &Harness| harness.log.begun().iter().map(|k| k.topic.to_string()).collect::<Vec<_>>();
+    let told =
+        |harness: &Harness| harness.log.begun().iter().map(|k| k.topic.to_string()).collect::<Vec<_>>();
     assert_eq!(told(&harness), ["order.changed"]);
     running.kill().await;
     let running = harness.start_live().await;

@@ -16,6 +16,7 @@ use event_log::{Entry, EventLog};
 use event_router::EventRouter;
 use local_postgres::LocalPostgres;
 use metrics::Metrics;
+use outbound::Policy;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use shared_types::{AppId, Environment, MappingId, Scope, mapping::MappingDefinition};
@@ -103,7 +104,7 @@ impl Harness {
 
     async fn with(target: Target, sql: &str) -> Self {
         let platform = testkit::database().await;
-        let targets = vec![CdcTarget::of_settings(scope(), target.url.clone(), Manage::Allowed)];
+        let targets = vec![CdcTarget::of_settings(scope(), target.url.clone(), Manage::Allowed, Policy::Any)];
         let harness = Self {
             spill: SpillSettings { limit_bytes: 64 << 20, slow_after: None },
             installation: format!("{}-{}", target.name, platform.name),

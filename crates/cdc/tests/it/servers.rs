@@ -3,6 +3,10 @@
 use crate::harness::{Harness, payload};
 use database::tables::cdc::{ReaderState, ReaderStatus};
 use local_postgres::{LocalPostgres, Options};
+use outbound::{
+    Guard, Policy,
+    postgres::{Destination, SslMode, Tunnel},
+};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use serde_json::json;
 use std::{
@@ -111,6 +115,54 @@ async fn a_connection_is_encrypted_and_the_server_verified() {
     assert!(harness.ask::<bool>(encrypted).await);
     harness.finish(running).await;
     server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_is_read_by_way_of_a_checked_address() {
+    let (_directory, server) = server(&[]).await;
+    let harness = Harness::on(&server, ORDERS).await;
+    let ca = speak_tls(&harness, "localhost").await;
+    harness.mapping(json!({})).await;
+    let mut url = url::Url::parse(&harness.target.url).unwrap();
+    let (host, port) = ("localhost".to_owned(), url.port().unwrap());
+    let destination = Destination { host, port, ssl_mode: SslMode::VerifyFull, ca: Some(ca) };
+    // What a target of another policy does by itself; of this machine it would not.
+    let tunnel = Tunnel::open(Guard::new(Policy::Any), destination).await.unwrap();
+    url.set_host(Some("127.0.0.1")).unwrap();
+    url.set_port(Some(tunnel.port())).unwrap();
+    url.query_pairs_mut().append_pair("sslmode", "disable");
+    harness.targets.lock()[0].url = Ok(url.to_string());
+    let running = harness.start_live().await;
+    harness.sql("insert into orders values (1, 'x')").await;
+    harness.events(1).await;
+    let encrypted = "select bool_and(ssl) from pg_stat_ssl join pg_stat_activity using (pid) where application_name = 'realtime-cdc' or backend_type = 'walsender'";
+    assert!(harness.ask::<bool>(encrypted).await);
+    harness.finish(running).await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_on_this_machine_is_refused_where_the_policy_does_not_allow_it() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let (port, name) = (url::Url::parse(&harness.target.url).unwrap().port().unwrap(), &harness.target.name);
+    let running = harness.start_live().await;
+    for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "169.254.169.254"] {
+        {
+            let target = &mut harness.targets.lock()[0];
+            target.url = Ok(format!("postgres://postgres@{host}:{port}/{name}"));
+            target.network = Policy::Public;
+        }
+        let status = harness.status_where("refused", |s| s.code.as_deref() == Some("ADDRESS_REFUSED")).await;
+        assert_eq!(status.state, ReaderState::Error);
+        assert!(!format!("{:?}", status.message).contains(host), "no hosts in what is shown");
+        harness.targets.lock()[0].network = Policy::Any;
+        harness.targets.lock()[0].url = Ok(harness.target.url.clone());
+        harness.live().await;
+    }
+    harness.sql("insert into orders values (1, 'x')").await;
+    harness.events(1).await;
+    harness.finish(running).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

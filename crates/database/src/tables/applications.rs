@@ -32,12 +32,23 @@ pub struct ApplicationConfig {
     /// The databases whose outboxes are read.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub outbox: BTreeMap<Environment, StoredOutbox>,
+    /// Where connections of the application's webhooks, targets and outboxes may lead.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub webhook_network_policy: BTreeMap<Environment, NetworkPolicy>,
     /// Which topics may be used; `open` where absent.
     pub topic_policy: BTreeMap<Environment, TopicPolicy>,
     /// Origins that browsers may connect from; those of the server's settings where absent.
     pub allowed_origins: BTreeMap<Environment, Vec<String>>,
     /// Limits below the server's own.
     pub limits: BTreeMap<Environment, Limits>,
+}
+
+/// Where connections of an application may lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NetworkPolicy {
+    /// Whether private networks and this machine may be reached too.
+    pub allow_private: bool,
 }
 
 /// A target database as it is stored.
@@ -60,6 +71,8 @@ pub struct OpenedTarget {
     pub url: Result<String, DatabaseError>,
     /// What is set about changing it.
     pub manage_tables: Option<bool>,
+    /// What is set about private networks.
+    pub allow_private: Option<bool>,
 }
 
 /// The database of an outbox as it is stored.
@@ -77,6 +90,15 @@ pub struct OpenedOutbox {
     pub scope: Scope,
     /// Its URL; an error under another secret key.
     pub url: Result<String, DatabaseError>,
+    /// What is set about private networks.
+    pub allow_private: Option<bool>,
+}
+
+impl ApplicationConfig {
+    /// What is set about private networks for `environment`.
+    pub fn allow_private(&self, environment: Environment) -> Option<bool> {
+        self.webhook_network_policy.get(&environment).map(|policy| policy.allow_private)
+    }
 }
 
 /// Which topics may be used.
@@ -260,16 +282,20 @@ pub async fn with_cdc_targets(
     )
     .fetch_all(executor)
     .await?;
-    let targets = rows.into_iter().flat_map(|(id, Json(config))| {
+    let mut opened = Vec::new();
+    for (id, Json(config)) in rows {
         let id = AppId::from_stored(id);
-        config.cdc.into_iter().map(move |(environment, target)| (Scope::new(id.clone(), environment), target))
-    });
-    let opened = targets.map(|(scope, target)| OpenedTarget {
-        url: open_target(sealer, &scope, &target),
-        scope,
-        manage_tables: target.manage_tables,
-    });
-    Ok(opened.collect())
+        for (environment, target) in &config.cdc {
+            let scope = Scope::new(id.clone(), *environment);
+            opened.push(OpenedTarget {
+                url: open_target(sealer, &scope, target),
+                scope,
+                manage_tables: target.manage_tables,
+                allow_private: config.allow_private(*environment),
+            });
+        }
+    }
+    Ok(opened)
 }
 
 /// The outboxes' databases of all applications, opened; one that cannot be opened is answered as its error.
@@ -285,16 +311,19 @@ pub async fn with_outboxes(
     )
     .fetch_all(executor)
     .await?;
-    let outboxes = rows.into_iter().flat_map(|(id, Json(config))| {
+    let mut opened = Vec::new();
+    for (id, Json(config)) in rows {
         let id = AppId::from_stored(id);
-        config
-            .outbox
-            .into_iter()
-            .map(move |(environment, outbox)| (Scope::new(id.clone(), environment), outbox))
-    });
-    let opened =
-        outboxes.map(|(scope, outbox)| OpenedOutbox { url: open_outbox(sealer, &scope, &outbox), scope });
-    Ok(opened.collect())
+        for (environment, outbox) in &config.outbox {
+            let scope = Scope::new(id.clone(), *environment);
+            opened.push(OpenedOutbox {
+                url: open_outbox(sealer, &scope, outbox),
+                scope,
+                allow_private: config.allow_private(*environment),
+            });
+        }
+    }
+    Ok(opened)
 }
 
 /// Waits for whoever else changes which outboxes are read, until the transaction ends: what is read now of

@@ -20,6 +20,8 @@ pub struct RegisteredSlot {
     pub publication: String,
     /// Whether the publication is ours to drop.
     pub manages: bool,
+    /// Whether the target may be in a private network.
+    pub allow_private: bool,
     /// The target's URL, sealed; `None` where only some processes know it.
     pub sealed_url: Option<String>,
     /// Who named the target last, each as `application/environment`.
@@ -58,11 +60,13 @@ pub async fn note(
 /// Only those of the database.
 pub async fn register(executor: impl PgExecutor<'_>, slot: &RegisteredSlot) -> Result<(), DatabaseError> {
     let sql = "
-        insert into cdc_slots (system_identifier, slot, database_name, publication, manages, sealed_url, scopes)
-        values ($1, $2, $3, $4, $5, $6, $7)
+        insert into cdc_slots (system_identifier, slot, database_name, publication, manages, sealed_url, scopes,
+            allow_private)
+        values ($1, $2, $3, $4, $5, $6, $7, $8)
         on conflict (system_identifier, slot) do update
             set database_name = excluded.database_name, publication = excluded.publication,
-                manages = excluded.manages, sealed_url = excluded.sealed_url, scopes = excluded.scopes";
+                manages = excluded.manages, sealed_url = excluded.sealed_url, scopes = excluded.scopes,
+                allow_private = excluded.allow_private";
     sqlx::query(sql)
         .bind(&slot.system_identifier)
         .bind(&slot.slot)
@@ -71,6 +75,7 @@ pub async fn register(executor: impl PgExecutor<'_>, slot: &RegisteredSlot) -> R
         .bind(slot.manages)
         .bind(&slot.sealed_url)
         .bind(&slot.scopes)
+        .bind(slot.allow_private)
         .execute(executor)
         .await?;
     Ok(())
@@ -147,7 +152,7 @@ pub async fn forget(
 /// Only those of the database.
 pub async fn reachable(executor: impl PgExecutor<'_>) -> Result<Vec<RegisteredSlot>, DatabaseError> {
     let sql = "
-        select system_identifier, slot, database_name, publication, manages, sealed_url, scopes
+        select system_identifier, slot, database_name, publication, manages, sealed_url, scopes, allow_private
         from cdc_slots where sealed_url is not null and database_name is not null and publication is not null
         order by system_identifier, slot";
     Ok(sqlx::query_as(sql).fetch_all(executor).await?)

@@ -86,6 +86,7 @@ impl Harness {
             router: EventRouter::new(self.log.clone(), self.metrics.clone()),
             metrics: self.metrics.clone(),
             sealer: self.sealer.clone(),
+            private_by_default: true,
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(OutboxService::new(parts).run(stop.clone()));

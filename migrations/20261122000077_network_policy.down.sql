@@ -1,0 +1,1 @@
+alter table cdc_slots drop column allow_private;
