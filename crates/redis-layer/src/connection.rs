@@ -154,7 +154,10 @@ async fn ask_whether_cluster(config: &Config) -> Result<bool, RedisError> {
 /// # Errors
 /// `Unavailable`.
 pub async fn once(config: &Config) -> Result<Client, RedisError> {
-    let client = builder(Config { fail_fast: true, ..config.clone() }).build()?;
+    let mut builder = builder(Config { fail_fast: true, ..config.clone() });
+    // Appends wait for what it finds out; a server that dies meanwhile must not use up their patience.
+    builder.with_performance_config(|performance| performance.default_command_timeout = CONNECT / 2);
+    let client = builder.build()?;
     match tokio::time::timeout(CONNECT, client.init()).await {
         Ok(connected) => connected.map(|_| client).map_err(Into::into),
         Err(_) => Err(RedisError::Unavailable("no answer in time".to_owned())),

@@ -23,6 +23,11 @@ const CHUNK: usize = 500;
 const ATTEMPTS: usize = 3;
 /// How long to wait before that.
 const AGAIN: Duration = Duration::from_millis(20);
+/// Pages that a process reads at a time: thousands of clients that come back at once would otherwise queue up hundreds
+/// of megabytes of answers on one connection, and the last would be given up before the server had looked at them.
+pub const PAGES: usize = 32;
+/// How long a page may wait for its turn.
+const TURN: Duration = Duration::from_secs(30);
 
 /// The heads of topics; one without an epoch gets one.
 pub async fn heads(shore: &Shore, keys: &[TopicKey]) -> Result<HashMap<TopicKey, Position>, LogError> {
@@ -69,6 +74,8 @@ async fn heads_of(
 
 /// A page of history, as the port describes it.
 pub async fn page(shore: Arc<Shore>, key: TopicKey, query: HistoryQuery) -> Result<HistoryPage, LogError> {
+    let turn = tokio::time::timeout(TURN, shore.pages.acquire()).await;
+    let _turn = turn.map_err(|_| LogError::Unavailable("too many are reading histories".to_owned()))?;
     for _ in 0..ATTEMPTS {
         if let Some(page) = try_page(&shore, &key, &query).await? {
             return Ok(page);

@@ -27,7 +27,7 @@ use std::{
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// Events in one script at most.
@@ -76,6 +76,8 @@ pub struct Shore {
     pub tally: Tally,
     /// Topics whose history has a length of its own.
     pub own: Mutex<Arc<HashMap<TopicKey, Duration>>>,
+    /// Turns at reading histories.
+    pub pages: Semaphore,
     /// This writer's name.
     pub writer: String,
     /// How many documents wait for the archive.

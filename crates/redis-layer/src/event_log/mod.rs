@@ -44,7 +44,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -93,6 +93,7 @@ impl RedisEventLog {
             tally: Default::default(),
             own: Default::default(),
             unflushed: Default::default(),
+            pages: Semaphore::new(history::PAGES),
             writer: format!("{:016x}", rand::random::<u64>()),
         });
         let lanes = Partition::all().map(|partition| {

@@ -61,6 +61,9 @@ impl Held {
     }
 }
 
+/// How long a server may take to say goodbye.
+const CLOSE: std::time::Duration = std::time::Duration::from_millis(250);
+
 /// A connection that ends with the server it was made to.
 pub struct Fresh {
     client: Client,
@@ -150,7 +153,7 @@ impl Fresh {
 
     /// Ends the connection.
     pub async fn close(self) {
-        let _ = self.client.quit().await;
+        let _ = tokio::time::timeout(CLOSE, self.client.quit()).await;
     }
 }
 

@@ -1,5 +1,6 @@
 -- Appends one batch, of which nothing is to be recognized, to one partition: checks the generation, numbers, keeps,
--- announces. Runs for every event: no closures, no tables.
+-- announces. Runs for every event: no closures, no tables, and no number becomes text twice (or by `..`, which prints
+-- it as a float).
 --
 -- KEYS  meta, side-effect stream, this writer's last answer; then head and history of each topic.
 -- ARGV  1 generation, 2 batch number (16 digits), 3 suffix of new epochs, 4 now (ms), 5 lifetime of heads (ms),
@@ -7,7 +8,7 @@
 --       history's lifetime where it is to be renewed, else 0, the number of its events, and these.
 -- Answers 'G' for another generation, 'S' for a batch that was overtaken, or a line 'epoch:offset' for each topic as
 -- it stood before, and the partition's last sequence.
-local call, sub = redis.call, string.sub
+local call, sub, text = redis.call, string.sub, string.format
 local generation, batch = ARGV[1], ARGV[2]
 local meta = call('GET', KEYS[1])
 if not meta or sub(meta, 1, 8) ~= generation then return 'G' end
@@ -21,7 +22,7 @@ local space = string.find(meta, ' ', 10, true)
 local sequence, before = tonumber(sub(meta, 10, space - 1)), sub(meta, space + 1)
 local bytes, at, side_at = tonumber(before), '-' .. ARGV[4], '-' .. before
 local side, publish = KEYS[2], ARGV[7]
-local answer, a, tail = '', 8, sub(meta, 10, space - 1)
+local answer, a = '', 8
 for k = 4, #KEYS, 2 do
   local head, history, channel = call('GET', KEYS[k]), KEYS[k + 1], ARGV[a]
   local prefix, offset, number, is_new
@@ -37,11 +38,11 @@ for k = 4, #KEYS, 2 do
   a = first + tonumber(ARGV[a + 2])
   for i = first, a - 1 do
     offset, sequence = offset + 1, sequence + 1
-    number, tail = offset .. '', sequence .. ''
+    number = text('%d', offset)
     local message = prefix .. number .. ARGV[i]
     bytes = bytes + #message
     call('XADD', history, number .. at, 'e', message)
-    call('XADD', side, tail .. side_at, 'e', message)
+    call('XADD', side, text('%d%s', sequence, side_at), 'e', message)
     call(publish, channel, message)
   end
   call('SET', KEYS[k], prefix .. number, 'PX', ARGV[5])
@@ -49,6 +50,7 @@ for k = 4, #KEYS, 2 do
   if lifetime == '0' and (is_new or offset == a - first) then lifetime = ARGV[6] end
   if lifetime ~= '0' then call('PEXPIRE', history, lifetime) end
 end
+local tail = text('%d', sequence)
 answer = answer .. tail
 call('SET', KEYS[1], generation .. ' ' .. tail .. ' ' .. bytes % 1e13)
 call('SET', KEYS[3], batch .. ' ' .. answer, 'PX', '600000')
