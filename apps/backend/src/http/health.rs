@@ -57,7 +57,8 @@ pub struct Readiness {
 /// One part that is needed.
 #[derive(Serialize, ToSchema)]
 pub struct Part {
-    /// `postgres`, `migrations`, `keys`, `server`, `event_log`, and `redis` where it is used.
+    /// `postgres`, `migrations`, `keys`, `server`, `event_log`, `redis` where it is used, and `documents` where they
+    /// wait for PostgreSQL for long.
     name: &'static str,
     /// Whether it is there.
     ok: bool,

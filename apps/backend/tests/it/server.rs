@@ -215,6 +215,9 @@ impl Server {
         let in_redis = std::env::var("REALTIME_TEST_LOG").is_ok_and(|log| log == "redis");
         let redis = in_redis.then(|| LocalRedis::start(Persistence::Nothing));
         let shared = shared(&test, redis.as_ref(), &metrics, &mut tasks, &stop);
+        while !shared.log.conditions().iter().all(|condition| condition.ok) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let ahead_ms = Arc::new(AtomicI64::new(0));
         let documents = documents(shared.store.clone(), metrics.clone(), ahead_ms.clone());
         tasks.spawn(documents.clone().sweep(stop.clone()));
