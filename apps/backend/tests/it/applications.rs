@@ -44,7 +44,11 @@ async fn applications_are_made_changed_and_removed() {
 
 #[tokio::test]
 async fn private_addresses_are_reached_only_where_a_super_admin_says_so() {
-    let server = Server::start_with(production).await;
+    let server = Server::start_with(|settings| {
+        production(settings);
+        settings.environment = Environment::Production;
+    })
+    .await;
     let root = server.root().await;
     let path = "/api/applications/app_default";
     for (part, host) in [("cdc", "10.0.0.5"), ("outbox", "169.254.169.254"), ("cdc", "[::ffff:127.0.0.1]")] {
