@@ -47,8 +47,9 @@ describe('two instances', () => {
     const [alice, bob] = await Promise.all([tokenOf('alice'), tokenOf('bob')]);
     const revoked = await connect(there.url, alice);
     const kept = await connect(there.url, bob);
+    const session = await platform.setUp();
     const begun = Date.now();
-    await platform.rest('POST', '/api/admin/tokens/revoke', { applicationId: 'app_default', sub: 'alice' });
+    await platform.rest('POST', '/api/admin/tokens/revoke', { sub: 'alice' }, session);
     const { code, at } = await within('the close', SOON_MS, revoked.closed);
     assert.equal(code, 4001);
     assert.ok(at - begun <= REVOKED_WITHIN_MS, `${at - begun} ms`);
