@@ -212,6 +212,8 @@ impl Server {
         let authenticator = Arc::new(Authenticator::new(settings));
         authenticator.refresh().await.unwrap();
         let (metrics, stop, mut tasks) = (Metrics::new(), CancellationToken::new(), JoinSet::new());
+        let follower = authenticator.clone();
+        tasks.spawn(async move { follower.follow().await });
         let in_redis = std::env::var("REALTIME_TEST_LOG").is_ok_and(|log| log == "redis");
         let redis = in_redis.then(|| LocalRedis::start(Persistence::Nothing));
         let shared = shared(&test, redis.as_ref(), &metrics, &mut tasks, &stop);
