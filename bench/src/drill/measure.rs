@@ -54,7 +54,15 @@ impl fmt::Display for Measured {
 pub async fn measure(stack: &mut Stack, crew: &Crew) -> Result<Measured> {
     settle(stack, crew).await?;
     let (gone, other) = (0, stack.backends().into_iter().nth(1).context("there are two backends")?);
-    let sockets = crew.channel.sockets(gone);
+    // A database that has lost who is where is told again by each backend, in its own time.
+    let sockets = until(stack, "all members are present", async |_| {
+        let (sockets, present) = (crew.channel.sockets(gone), Channel::present(&Rest::new(&other)?).await?);
+        if sockets.is_empty() || !sockets.is_subset(&present) {
+            bail!("{} of them are", sockets.intersection(&present).count());
+        }
+        Ok(sockets)
+    })
+    .await?;
     stack.kill_backend(gone).await?;
     let killed = Instant::now();
     let presence = spawn_local(async move {
