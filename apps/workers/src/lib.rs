@@ -128,11 +128,8 @@ async fn read_targets(platform: &Platform, stop: CancellationToken) {
 /// The targets that applications are set to; and `CDC_DATABASE_URL` as that of the default application, in the
 /// environment that `NODE_ENV` names, as long as it is set to none itself.
 fn targets(platform: &Platform) -> TargetSource {
-    let applications = cdc::application_targets(
-        platform.pool.clone(),
-        platform.sealer.clone(),
-        is_development(platform),
-    );
+    let applications =
+        cdc::application_targets(platform.pool.clone(), platform.sealer.clone(), is_development(platform));
     let Some(url) = platform.config.cdc.database_url().map(str::to_owned) else { return applications };
     let environment = match platform.config.environment {
         shared_config::Environment::Production => Environment::Production,

@@ -154,11 +154,11 @@ impl EventLog for PostgresEventLog {
 
     fn announce(&self, messages: Vec<Message>) -> BoxFuture<'static, Result<(), LogError>> {
         // As with appends: the first poll takes a place in the queue.
-    fn begin_epochs(&self, keys: Vec<TopicKey>) -> BoxFuture<'static, Result<Vec<Position>, LogError>> {
-        Box::pin(epochs::begin_epochs(self.pool.clone(), keys))
+        Box::pin(tokio::task::unconstrained(self.messages.clone().say(messages)))
     }
 
-        Box::pin(tokio::task::unconstrained(self.messages.clone().say(messages)))
+    fn begin_epochs(&self, keys: Vec<TopicKey>) -> BoxFuture<'static, Result<Vec<Position>, LogError>> {
+        Box::pin(epochs::begin_epochs(self.pool.clone(), keys))
     }
 
     fn live(&self) -> LiveReader {
