@@ -144,7 +144,7 @@ impl Spill {
         };
         self.oldest_ms.store(first.timestamp_ms, Ordering::Relaxed);
         let (last, events) = (*last, page.len());
-        let batch = page.into_iter().map(|(_, event)| self.from_spill(event)).collect();
+        let batch = page.into_iter().map(|(_, event)| self.spilled_event(event)).collect();
         match router.route(batch).await {
             Ok(_) => {}
             Err(LogError::Fenced { .. }) => return Err(SpillError::Overtaken),
@@ -154,7 +154,7 @@ impl Spill {
         Ok(Drained::Sent(events))
     }
 
-    fn from_spill(&self, event: SpilledEvent) -> Routed {
+    fn spilled_event(&self, event: SpilledEvent) -> Routed {
         let at = SourcePosition { lsn: event.lsn, ordinal: event.ordinal, mapping: event.mapping };
         Routed {
             scope: event.scope,
