@@ -1,7 +1,7 @@
 //! The HTTP server of a backend: REST, the gateways and the pages on one port.
 
 use crate::{
-    gateway::{Gateway, GatewayLimits},
+    gateway::{Gateway, GatewayLimits, GatewayParts},
     http, pages,
     rates::Rates,
     state::{AppState, HttpSettings, Mode},
@@ -82,16 +82,16 @@ fn rates(platform: &Platform) -> Arc<Rates> {
 fn gateway(platform: &Platform, rates: Arc<Rates>) -> Arc<Gateway> {
     let (log, metrics, stop) = (platform.log.clone(), platform.metrics.clone(), platform.tasks.stopping());
     let (hub, mails) = platform.tasks.spawn_with(|set| Hub::start(log, metrics, set, stop));
-    let gateway = Gateway::new(
+    let gateway = Gateway::new(GatewayParts {
         hub,
-        platform.router.clone(),
-        platform.authenticator.clone(),
-        platform.pool.clone(),
-        platform.presence.clone(),
-        platform.metrics.clone(),
-        GatewayLimits::of(&platform.config),
+        router: platform.router.clone(),
+        authenticator: platform.authenticator.clone(),
+        pool: platform.pool.clone(),
+        presence: platform.presence.clone(),
+        metrics: platform.metrics.clone(),
+        limits: GatewayLimits::of(&platform.config),
         rates,
-    );
+    });
     platform.spawn_migrated("connections", |stop| gateway.clone().watch(mails, stop));
     gateway
 }

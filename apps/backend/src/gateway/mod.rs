@@ -179,18 +179,30 @@ pub struct Gateway {
     polling: socketio::PollingSessions,
 }
 
+/// What a gateway works with.
+pub struct GatewayParts {
+    /// Who subscribes to what.
+    pub hub: Arc<Hub>,
+    /// The way into the log.
+    pub router: EventRouter,
+    /// Who is let in.
+    pub authenticator: Arc<Authenticator>,
+    /// The platform's database.
+    pub pool: Pool,
+    /// Who is where, over all instances.
+    pub presence: Arc<dyn Presence>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What connections may do.
+    pub limits: GatewayLimits,
+    /// How often client addresses ask.
+    pub rates: Arc<Rates>,
+}
+
 impl Gateway {
     /// A gateway without connections.
-    pub fn new(
-        hub: Arc<Hub>,
-        router: EventRouter,
-        authenticator: Arc<Authenticator>,
-        pool: Pool,
-        presence: Arc<dyn Presence>,
-        metrics: Arc<Metrics>,
-        limits: GatewayLimits,
-        rates: Arc<Rates>,
-    ) -> Arc<Self> {
+    pub fn new(parts: GatewayParts) -> Arc<Self> {
+        let GatewayParts { hub, router, authenticator, pool, presence, metrics, limits, rates } = parts;
         let policy = Policy::new(authenticator.clone(), pool);
         let instance = format!("{:016x}", rand::random::<u64>());
         let lifecycle = Lifecycle::new(instance.clone(), router.clone(), presence.clone(), metrics.clone());

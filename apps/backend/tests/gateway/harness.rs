@@ -4,7 +4,7 @@ use crate::token::SECRET;
 use auth::{AuthSettings, Authenticator};
 use axum::serve::ListenerExt as _;
 use backend::{
-    gateway::{AddressLimits, Gateway, GatewayLimits},
+    gateway::{AddressLimits, Gateway, GatewayLimits, GatewayParts},
     http,
     rates::Rates,
     state::{AppState, HttpSettings},
@@ -146,16 +146,16 @@ impl Platform {
         authenticator.refresh().await.unwrap();
         let follower = authenticator.clone();
         tasks.spawn(async move { follower.follow().await });
-        let gateway = Gateway::new(
+        let gateway = Gateway::new(GatewayParts {
             hub,
-            router.clone(),
-            authenticator.clone(),
-            pool.clone(),
+            router: router.clone(),
+            authenticator: authenticator.clone(),
+            pool: pool.clone(),
             presence,
-            metrics.clone(),
+            metrics: metrics.clone(),
             limits,
-            rates.clone(),
-        );
+            rates: rates.clone(),
+        });
         tasks.spawn(gateway.clone().watch(mails, stop.clone()));
         let state = AppState {
             pool,

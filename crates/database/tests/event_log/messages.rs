@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn say(n: usize) -> Message {
     let scope = Scope::new(AppId::from_stored("app_a"), Environment::Development);
-    let key = TopicKey::new(&scope, &TopicName::parse("chat:room1").unwrap());
+    let key = TopicKey::new(&scope, &TopicName::parse("chat:room1").expect("a name"));
     Message { key, body: format!("{{\"n\":{n}}}").into() }
 }
 

@@ -77,7 +77,7 @@ pub async fn raise(pool: &PgPool, acknowledged: &Acknowledged) -> Result<(), Red
 /// there with what was written without it.
 ///
 /// # Errors
-/// As [`begin`].
+/// `Unavailable` where Postgres does not answer.
 pub async fn end(pool: &PgPool) -> Result<(), RedisError> {
     within(TIMEOUT, sqlx::query("delete from event_log_redis").execute(pool)).await.map(|_| ())
 }

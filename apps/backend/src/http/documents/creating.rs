@@ -66,7 +66,7 @@ pub(in crate::http) async fn create(
             }
         };
         let event_id = once.as_ref().map(|once| once.event_id.clone());
-        Ok(state.documents.create(&id, NewDocument { data, expires_at, event_id }, options).await?)
+        state.documents.create(&id, NewDocument { data, expires_at, event_id }, options).await
     };
     let document = match created.await {
         Ok(document) => document,
