@@ -2,7 +2,7 @@
 
 use crate::harness::{Harness, scope};
 use cdc::{
-    Manage,
+    Manage, TargetUrl,
     preflight::{Finding, Preflight, Severity},
 };
 use database::tables::mappings;
@@ -10,7 +10,8 @@ use serde_json::json;
 
 async fn findings(harness: &Harness, manage: Manage) -> Vec<Finding> {
     let mappings = mappings::active(harness.pool(), &[scope()]).await.unwrap();
-    let url = harness.targets.lock()[0].url.clone().unwrap().parse().unwrap();
+    let target = harness.targets.lock()[0].clone();
+    let url = target.url.unwrap().parse::<TargetUrl>().unwrap().within(target.network);
     let preflight = Preflight {
         url: &url,
         slot_prefix: "test_slot",
