@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use local_postgres::LocalPostgres;
 
 pub use redis::{Persistence, Redis};
-use secrets::Secrets;
+pub use secrets::Secrets;
 
 use crate::child::{self, Process};
 use crate::host::Placement;

@@ -1,18 +1,16 @@
-//! How one process of the platform is started: its program, its configuration, its secrets.
+//! How one process of the platform is started: its program and its configuration.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::rand;
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use serde_json::json;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::process::Command;
 
 use crate::child::{self, Process};
-
-const TOKEN_SECONDS: u64 = 24 * 3600;
+use crate::stage::Secrets;
 
 /// Which programs are the platform.
 #[derive(Debug, Clone, clap::Args)]
@@ -68,7 +66,7 @@ impl Launch {
         around: &Surroundings,
         secrets: &Secrets,
     ) -> Result<Self> {
-        let mut environment = secrets.environment();
+        let mut environment = environment(secrets);
         environment.push(("DATABASE_URL", around.database_url.clone()));
         environment.push(("PORT", port.to_string()));
         if let Some(url) = &around.redis_url {
@@ -97,7 +95,7 @@ impl Launch {
         target_url: &str,
         secrets: &Secrets,
     ) -> Result<Self> {
-        let mut environment = secrets.environment();
+        let mut environment = environment(secrets);
         // Without it, it would start a database server of its own, and that would be killed too.
         environment.push(("CDC_DATABASE_URL", target_url.to_owned()));
         let data = around.directory.join("realtime").display().to_string();
@@ -151,68 +149,21 @@ pub fn random<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// What the processes of one platform share.
-pub struct Secrets {
-    jwt: String,
-    key: String,
-}
-
-impl Secrets {
-    /// New ones.
-    ///
-    /// # Errors
-    /// The system has no randomness.
-    pub fn generate() -> Result<Self> {
-        Ok(Self { jwt: random_text()?, key: STANDARD.encode(random::<32>()?) })
-    }
-
-    fn environment(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("NODE_ENV", "development".to_owned()),
-            ("HOST", "127.0.0.1".to_owned()),
-            ("LOG_LEVEL", "info".to_owned()),
-            // A long drill's history is read from its beginning.
-            ("LOG_HISTORY_SECONDS", "86400".to_owned()),
-            ("JWT_SECRET", self.jwt.clone()),
-            ("REALTIME_SECRET_KEY", self.key.clone()),
-        ]
-    }
-
-    /// A token of the role `admin`, signed as the platform's operator could.
-    ///
-    /// # Errors
-    /// The clock stands before 1970.
-    pub fn admin_token(&self) -> Result<String> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        let claims = json!({
-            "sub": "drill", "aud": "app_default", "env": "development", "permissions": ["admin"],
-            "iat": now, "exp": now + TOKEN_SECONDS,
-        });
-        Ok(signed(&self.jwt, &claims.to_string()))
-    }
-}
-
-/// A JSON Web Token (RFC 7519), HS256.
-fn signed(secret: &str, claims: &str) -> String {
-    let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
-    let body = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
-    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), body.as_bytes());
-    format!("{body}.{}", URL_SAFE_NO_PAD.encode(tag))
+/// The configuration of every process.
+fn environment(secrets: &Secrets) -> Vec<(&'static str, String)> {
+    let settings = [
+        ("NODE_ENV", "development".to_owned()),
+        ("HOST", "127.0.0.1".to_owned()),
+        ("LOG_LEVEL", "info".to_owned()),
+        // A long drill's history is read from its beginning.
+        ("LOG_HISTORY_SECONDS", "86400".to_owned()),
+    ];
+    settings.into_iter().chain(secrets.environment()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tokens_are_signed_as_in_rfc_7515() {
-        // Checked with another implementation (Python's hmac module).
-        let token = signed("secret", r#"{"sub":"1"}"#);
-        assert_eq!(
-            token,
-            "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxIn0.8qZF8vbN3UpcanXFc-mPXJkOPN01-bRch8XX3rToP1U"
-        );
-    }
 
     #[test]
     fn a_program_that_is_not_there_is_named() {

@@ -23,7 +23,8 @@ use super::proxy::Proxy;
 use crate::child::Process;
 use crate::link::Endpoint;
 use crate::rows::Rest;
-use launch::{Launch, Secrets, Surroundings};
+use crate::stage::Secrets;
+use launch::{Launch, Surroundings};
 use ports::Ports;
 
 /// A killed process is gone as soon as the kernel has cleaned up after it.
@@ -160,7 +161,7 @@ impl Stack {
             proxy,
             redis,
             postgres,
-            token: secrets.admin_token()?,
+            token: secrets.token("drill")?,
             older,
             _directory: directory,
         })
