@@ -1,8 +1,9 @@
 //! Presence on PostgreSQL. Members are in an unlogged table: they do not outlive the server, and need not. Leases and
-//! what instances write down of their connections do.
+//! what instances write down of their connections do. A second unlogged table, emptied with the first, tells an
+//! instance that its members are gone though its lease holds.
 
 use futures::future::FutureExt as _;
-use presence::{Answer, Entered, Gone, Kind, LEASE, Member, Place, Presence, PresenceError, Record};
+use presence::{Answer, Entered, Gone, Kind, LEASE, Member, Place, Presence, PresenceError, Record, Renewal};
 use serde_json::Value;
 use shared_types::{AppId, Scope};
 use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
@@ -150,18 +151,25 @@ impl Presence for PostgresPresence {
         })
     }
 
-    fn renew(&self, instance: &str) -> Answer<bool> {
+    fn renew(&self, instance: &str) -> Answer<Renewal> {
         let (pool, instance) = (self.pool.clone(), instance.to_owned());
         answer(async move {
-            let held = sqlx::query_scalar(
+            let renewed = sqlx::query_as(
                 "with old as (select expires_at > clock_timestamp() as holds from presence_instances \
                               where instance = $1), \
                  new as (insert into presence_instances (instance, expires_at) \
                          values ($1, clock_timestamp() + make_interval(secs => $2)) \
-                         on conflict (instance) do update set expires_at = excluded.expires_at) \
-                 select coalesce((select holds from old), false)",
+                         on conflict (instance) do update set expires_at = excluded.expires_at), \
+                 emptied as (insert into presence_kept (instance) values ($1) \
+                             on conflict (instance) do nothing returning instance) \
+                 select coalesce((select holds from old), false), exists (select from emptied)",
             );
-            held.bind(instance).bind(LEASE.as_secs_f64()).fetch_one(&pool).await
+            let renewed = renewed.bind(instance).bind(LEASE.as_secs_f64()).fetch_one(&pool).await?;
+            Ok(match renewed {
+                (false, _) => Renewal::Lapsed,
+                (true, true) => Renewal::Emptied,
+                (true, false) => Renewal::Held,
+            })
         })
     }
 
@@ -202,7 +210,11 @@ impl Presence for PostgresPresence {
             let rows = sqlx::query(sql).bind(&instance).fetch_all(&pool).await?;
             let sql = "delete from presence_instances where instance = $1 and expires_at <= clock_timestamp() \
                        and not exists (select from live_connections where instance = $1)";
-            sqlx::query(sql).bind(&instance).execute(&pool).await?;
+            let forgotten = sqlx::query(sql).bind(&instance).execute(&pool).await?.rows_affected();
+            if forgotten > 0 {
+                let sql = "delete from presence_kept where instance = $1";
+                sqlx::query(sql).bind(&instance).execute(&pool).await?;
+            }
             rows.iter().filter_map(|row| gone(row).transpose()).collect()
         })
     }

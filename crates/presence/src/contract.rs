@@ -1,6 +1,6 @@
 //! What every implementation must do, as tests over one store.
 
-use crate::{Gone, Kind, LEASE, Member, Place, Presence, Record};
+use crate::{Gone, Kind, LEASE, Member, Place, Presence, Record, Renewal};
 use serde_json::{Value, json};
 use shared_types::{AppId, Environment, Scope};
 use std::sync::Arc;
@@ -135,8 +135,8 @@ async fn reap(store: &Store) -> Vec<Gone> {
 /// An instance that does not renew loses its members, once, and learns of it when it renews again.
 pub async fn the_dead_are_reaped_once(store: Store) {
     let (scope, room) = (scope("app_a"), place(Kind::Document, "notes/1"));
-    assert!(!store.renew("dead").await.expect("renewed"), "there was no lease before");
-    assert!(store.renew("dead").await.expect("renewed"));
+    assert_eq!(store.renew("dead").await.expect("renewed"), Renewal::Lapsed, "there was no lease before");
+    assert_eq!(store.renew("dead").await.expect("renewed"), Renewal::Held);
     store.renew("retired").await.expect("renewed");
     store.enter(&scope, &room, "dead", member("a", "s1", json!(1))).await.expect("in");
     store.enter(&scope, &room, "retired", member("b", "s2", json!(2))).await.expect("in");
@@ -160,7 +160,7 @@ pub async fn the_dead_are_reaped_once(store: Store) {
     assert_eq!(reaped[0].member.socket_id, "s1");
     assert_eq!(store.instances().await.expect("instances"), ["alive"]);
     assert!(store.dead().await.expect("dead").is_empty(), "what left nothing is forgotten");
-    assert!(!store.renew("dead").await.expect("renewed"), "it enters its members again");
+    assert_eq!(store.renew("dead").await.expect("renewed"), Renewal::Lapsed, "it enters its members again");
     assert!(sockets(&store, &scope, &room).await.is_empty());
 }
 

@@ -71,6 +71,18 @@ pub struct Record {
     pub text: String,
 }
 
+/// What a renewed lease was before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// It held, and so do the members.
+    Held,
+    /// It held, and the store may have lost members, as a crash of a server can do: the instance enters them again.
+    Emptied,
+    /// It had run out, or there was none. Others may have removed what the instance held, and said so: it enters its
+    /// members again, and writes down its connections.
+    Lapsed,
+}
+
 /// Where presence is kept does not answer.
 #[derive(Clone, Debug, Error)]
 #[error("presence cannot be had now: {0}")]
@@ -111,9 +123,9 @@ pub trait Presence: Send + Sync {
         limit: usize,
     ) -> Answer<Vec<(String, u64)>>;
 
-    /// Holds the instance's members for another [`LEASE`]. `false` where the lease had run out, so that they may have
-    /// been removed: it enters them again.
-    fn renew(&self, instance: &str) -> Answer<bool>;
+    /// Holds the instance's members for another [`LEASE`], and answers what became of them since the last time. Where
+    /// there is no answer, that may have been the one which told.
+    fn renew(&self, instance: &str) -> Answer<Renewal>;
 
     /// The instance stops: its lease ends now.
     fn retire(&self, instance: &str) -> Answer<()>;

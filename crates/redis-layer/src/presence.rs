@@ -8,16 +8,23 @@ use crate::{
     connection::{Links, linked, on_key},
     error::RedisError,
 };
-use fred::{clients::Client, interfaces::ClientLike, types::Value as RedisValue};
+use fred::{
+    clients::Client,
+    interfaces::{ClientLike, EventInterface},
+    types::{Value as RedisValue, config::Server},
+};
 use futures::future::{FutureExt as _, try_join_all};
-use presence::{Answer, Entered, Gone, Kind, LEASE, Member, Place, Presence, PresenceError, Record};
+use parking_lot::Mutex;
+use presence::{Answer, Entered, Gone, Kind, LEASE, Member, Place, Presence, PresenceError, Record, Renewal};
 use serde::{Deserialize, Serialize};
 use shared_types::{AppId, Scope};
 use std::{
     collections::BTreeMap,
     future::Future,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use tokio::sync::broadcast::{self, error::TryRecvError};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Sorted set: when each instance's lease ends, in Unix milliseconds by the server's clock.
@@ -26,12 +33,26 @@ const INSTANCES: &str = "realtime:instances";
 /// Presence on Redis.
 pub struct RedisPresence {
     links: Links,
+    reconnects: Reconnects,
+}
+
+/// Tells of each time that the connection was made anew: the server behind it may be another one, or one that has
+/// lost its last moments. From the first command on.
+type Reconnects = Arc<Mutex<Option<broadcast::Receiver<Server>>>>;
+
+/// Takes all there is; answers whether there was any.
+fn take_any(reconnects: &mut broadcast::Receiver<Server>) -> bool {
+    let mut any = false;
+    while !matches!(reconnects.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {
+        any = true;
+    }
+    any
 }
 
 impl RedisPresence {
     /// Presence over the process's connections.
     pub(crate) fn new(links: Links) -> Self {
-        Self { links }
+        Self { links, reconnects: Reconnects::default() }
     }
 
     fn answer<T, F>(&self, work: impl FnOnce(Client) -> F + Send + 'static) -> Answer<T>
@@ -39,9 +60,13 @@ impl RedisPresence {
         T: Send + 'static,
         F: Future<Output = Result<T, RedisError>> + Send,
     {
-        let links = self.links.clone();
+        let (links, reconnects) = (self.links.clone(), self.reconnects.clone());
         async move {
-            let done = async move { work(linked(&links, TIMEOUT).await?.reads.clone()).await };
+            let done = async move {
+                let client = linked(&links, TIMEOUT).await?.reads.clone();
+                reconnects.lock().get_or_insert_with(|| client.reconnect_rx());
+                work(client).await
+            };
             match tokio::time::timeout(TIMEOUT, done).await {
                 Ok(done) => done.map_err(|error| PresenceError(error.to_string())),
                 Err(_) => Err(PresenceError("no answer in time".to_owned())),
@@ -210,15 +235,21 @@ impl Presence for RedisPresence {
         })
     }
 
-    fn renew(&self, instance: &str) -> Answer<bool> {
-        let instance = instance.to_owned();
+    fn renew(&self, instance: &str) -> Answer<Renewal> {
+        let (instance, reconnects) = (instance.to_owned(), self.reconnects.clone());
         self.answer(async move |client| {
             let key = INSTANCES.to_owned();
             let before: Option<f64> = call(&client, "ZSCORE", vec![key.clone(), instance.clone()]).await?;
             let now = now_ms();
             let until = now + LEASE.as_millis() as i64;
             let _: RedisValue = call(&client, "ZADD", vec![key, until.to_string(), instance]).await?;
-            Ok(before.is_some_and(|until| until > now as f64))
+            // Only now: without an answer, the next renewal is the one to tell.
+            let reconnected = reconnects.lock().as_mut().is_some_and(take_any);
+            Ok(match before.is_some_and(|until| until > now as f64) {
+                false => Renewal::Lapsed,
+                true if reconnected => Renewal::Emptied,
+                true => Renewal::Held,
+            })
         })
     }
 

@@ -2,8 +2,9 @@
 
 use crate::harness::{Instance, append_one, entry, key, payloads, soon, unique, whole};
 use event_log::{EventLog as _, Identity, LogError, Outcome, Reach, Start, StoredEvent};
+use presence::{Presence as _, Renewal};
 use redis_layer::RedisSettings;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use testkit::{LocalRedis, Persistence};
 use tokio::sync::mpsc;
 
@@ -78,7 +79,7 @@ async fn a_killed_server_that_keeps_everything_goes_on() {
         last
     });
     for _ in 0..3 {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
         server.kill();
         server.restart();
     }
@@ -254,4 +255,28 @@ async fn a_server_that_is_away_is_said_and_repeats_are_recognized_when_it_is_bac
     let again = soon("appended", instance.log.append(vec![keyed()])).await.expect("appended").remove(0);
     assert_eq!(again, Outcome::Repeated(first.position().cloned()));
     assert_eq!(whole(&instance.log, &key).await.len(), 2);
+}
+
+/// Leases may outlive what a server lost in its last moments: after each reconnection, members are entered again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_holds_a_lease_learns_that_the_server_may_have_lost_its_members() {
+    let (mut server, database) = (LocalRedis::start(Persistence::Always), testkit::database().await);
+    let instance = Instance::start(RedisSettings::new(server.url()), &database);
+    let store = instance.log.presence();
+    let renew = async || soon("an answer", async { store.renew("i1").await }).await;
+    assert_eq!(renew().await.unwrap(), Renewal::Lapsed);
+    assert_eq!(renew().await.unwrap(), Renewal::Held);
+    server.kill();
+    server.restart();
+    // The first after the crash may have been sent before it was noticed.
+    let renewed = soon("a renewal", async {
+        loop {
+            match store.renew("i1").await {
+                Ok(Renewal::Held) | Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Ok(renewed) => return renewed,
+            }
+        }
+    });
+    assert_eq!(renewed.await, Renewal::Emptied);
+    assert_eq!(renew().await.unwrap(), Renewal::Held, "it is told once");
 }

@@ -2,7 +2,7 @@
 
 use super::{Channels, HeldKey, member_json, place_members};
 use crate::gateway::{lifecycle, registry::happened};
-use ::presence::{Gone, Kind, LEASE, MEMBERS, Member, Place, RENEW};
+use ::presence::{Gone, Kind, LEASE, MEMBERS, Member, Place, RENEW, Renewal};
 use event_router::{Content, PresenceAction, PresenceChange};
 use serde_json::json;
 use shared_types::{Problem, Scope};
@@ -83,23 +83,26 @@ impl Channels {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut held_since = None;
         let mut looks = HashMap::new();
+        let mut may_lack = false;
         loop {
             tick.tick().await;
             match self.store.renew(&self.instance).await {
-                Ok(true) => {}
-                // The lease had run out, or there was none yet.
-                Ok(false) => {
-                    held_since = None;
+                Ok(Renewal::Held) => {}
+                Ok(Renewal::Emptied) => may_lack = true,
+                Ok(Renewal::Lapsed) => {
+                    (held_since, may_lack) = (None, true);
                     if self.registry.lifecycle.is_leased() {
                         self.registry.note_again();
                     }
-                    self.enter_again().await;
                 }
                 Err(error) => {
-                    held_since = None;
+                    (held_since, may_lack) = (None, true);
                     tracing::warn!(%error, "the lease on this instance's members could not be renewed");
                     continue;
                 }
+            }
+            if may_lack {
+                may_lack = !self.enter_again().await;
             }
             self.registry.lifecycle.leased();
             // Where the store did not answer for a while, the leases of the living have run out too: they renew first.
@@ -142,22 +145,37 @@ impl Channels {
         }
     }
 
-    async fn enter_again(&self) {
+    /// Enters all members of this instance again; answers whether that worked for each.
+    async fn enter_again(&self) -> bool {
         let held: Vec<(HeldKey, Member)> =
             self.held.lock().iter().map(|(key, member)| (key.clone(), member.clone())).collect();
+        let mut all = true;
         for chunk in held.chunks(AGAIN) {
-            let entering = chunk.iter().map(async |((scope, place, _), member)| {
-                let entered = self.store.enter(scope, place, &self.instance, member.clone()).await;
-                match entered {
-                    Ok(entered) if entered.is_new && place.kind != Kind::Channel => {
-                        self.tell(scope, place, PresenceAction::Enter, &entered.member).await;
-                    }
-                    Ok(_) => {}
-                    Err(error) => tracing::warn!(%error, "a member could not be entered again"),
+            let entering = chunk.iter().map(|(key, member)| self.enter_one_again(key, member));
+            for entered in futures::future::join_all(entering).await {
+                if let Err(error) = entered {
+                    tracing::warn!(%error, "a member could not be entered again; tried again soon");
+                    all = false;
                 }
-            });
-            futures::future::join_all(entering).await;
+            }
         }
+        all
+    }
+
+    async fn enter_one_again(&self, key: &HeldKey, member: &Member) -> Result<(), Problem> {
+        let (scope, place, socket) = key;
+        // Who has left since the list was made stays away.
+        if !self.held.lock().contains_key(key) {
+            return Ok(());
+        }
+        let entered = self.store.enter(scope, place, &self.instance, member.clone()).await?;
+        if entered.is_new && place.kind != Kind::Channel {
+            self.tell(scope, place, PresenceAction::Enter, &entered.member).await;
+        }
+        if !self.held.lock().contains_key(key) {
+            self.leave(scope, place, socket).await?;
+        }
+        Ok(())
     }
 
     /// Gives the lease back, so that members whose connections did not end in order are gone at once.

@@ -1,0 +1,1 @@
+drop table presence_kept;
