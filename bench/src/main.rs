@@ -29,6 +29,7 @@ mod storm;
 mod target;
 mod wire;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -133,7 +134,18 @@ struct ServiceArguments<L: clap::Args> {
     stage: stage::Options,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match try_main() {
+        Ok(()) => ExitCode::SUCCESS,
+        // Not a backtrace after it: what went wrong is the last that is read.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn try_main() -> Result<()> {
     rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
     let arguments = Arguments::parse();
     match &arguments.command {

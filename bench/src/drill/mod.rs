@@ -19,7 +19,7 @@ mod stack;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -137,20 +137,22 @@ pub async fn run(arguments: &Arguments, json: bool) -> Result<()> {
         let mut stack = Stack::start(mode, &arguments.programs, disk, arguments.logs.as_deref()).await?;
         let outcome = match drill(mode, arguments, seed, &mut stack).await {
             Ok(outcome) => outcome,
-            Err(error) => return Err(stack.explain(&error).context(format!("--seed {seed}"))),
+            Err(error) => {
+                stack.print_logs();
+                return Err(error.context(format!("the drill of {}, --seed {seed}", mode.name())));
+            }
         };
         print_json(json, "drill", &outcome);
         if !json {
             outcome.print(mode);
         }
         if !outcome.holds() {
-            failed.push(stack.explain(&anyhow!("the drill of {} failed", mode.name())));
+            stack.print_logs();
+            failed.push(mode.name());
         }
     }
-    match failed.into_iter().reduce(|all, next| anyhow!("{all:#}\n{next:#}")) {
-        Some(failed) => Err(failed.context(format!("--seed {seed}"))),
-        None => Ok(()),
-    }
+    ensure!(failed.is_empty(), "the drill failed: {}; --seed {seed}", failed.join(", "));
+    Ok(())
 }
 
 /// One mode, from the first start to the last stop.

@@ -112,8 +112,9 @@ pub async fn write(url: String, rate: f64, seed: u64, rows: Book, outbox: Book, 
             Ok(()) => draft.commits,
             Err(error) => {
                 rows.borrow_mut().complain("a transaction's connection broke, or it was refused".to_owned());
-                database = again(&url).await.context(error)?;
-                is_there(&mut database, *draft.keys.end()).await?
+                let (again, there) = look_again(&url, *draft.keys.end()).await.context(error)?;
+                database = again;
+                there
             }
         };
         ensure!(draft.commits || !took_effect, "a transaction was rolled back and is there");
@@ -133,22 +134,24 @@ fn draft(turn: u64, size: u64, chance: &mut Chance, rows: &Book, outbox: &Book) 
     Draft { keys: first..=last, outbox: outbox.borrow_mut().issue(), updates, commits }
 }
 
-/// Connects as soon as the server is back.
-async fn again(url: &str) -> Result<PgConnection> {
+/// Connects as soon as the server is back, and asks whether the row change is there. The server was killed: nothing of
+/// before is still under way. It may be killed again before it has answered.
+async fn look_again(url: &str, key: u64) -> Result<(PgConnection, bool)> {
     let deadline = Instant::now() + AWAY_LIMIT;
     loop {
-        match connect(url).await {
-            Ok(database) => return Ok(database),
+        match look(url, key).await {
+            Ok(found) => return Ok(found),
             Err(error) if Instant::now() > deadline => return Err(error),
             Err(_) => sleep(RETRY).await,
         }
     }
 }
 
-/// Whether the row change is there. The server was killed: nothing of before is still under way.
-async fn is_there(database: &mut PgConnection, key: u64) -> Result<bool> {
+async fn look(url: &str, key: u64) -> Result<(PgConnection, bool)> {
+    let mut database = connect(url).await?;
     let sql = AssertSqlSafe(format!("select exists (select from {TABLE} where key = {key}) as found"));
-    Ok(sqlx::query(sql).fetch_one(database).await?.get("found"))
+    let found = sqlx::query(sql).fetch_one(&mut database).await?.get("found");
+    Ok((database, found))
 }
 
 #[cfg(test)]

@@ -354,11 +354,10 @@ impl Stack {
         Ok(())
     }
 
-    /// Adds to an error what the processes last logged.
-    pub fn explain(&self, error: &anyhow::Error) -> anyhow::Error {
+    /// Writes to standard error what the processes last logged, before the error that it is to explain.
+    pub fn print_logs(&self) {
         let processes = self.members.iter().filter_map(|member| member.process.as_ref());
-        let logs = processes.map(|process| process.complaint("logged last:").to_string());
-        anyhow::anyhow!("{error:#}\n{}", logs.collect::<Vec<_>>().join("\n"))
+        processes.for_each(|process| eprintln!("{}", process.complaint("logged last:")));
     }
 }
 
