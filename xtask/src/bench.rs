@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::node::NodePackage;
 use crate::step;
 use crate::system::{self, Need};
-use crate::workspace::Workspace;
+use crate::workspace::{Profile, Workspace};
 
 /// The servers that the platform is compared with.
 const PEERS: &str = "bench/peers";
@@ -33,13 +33,6 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         bench.env("BENCH_PLATFORM_COMMAND", command);
     }
     step::must(bench)
-}
-
-/// Whether a program is built to be fast, or to be built fast.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Profile {
-    Release,
-    Debug,
 }
 
 /// Kills every part of the platform in turn and accounts for everything: `bench drill` with the given arguments,
@@ -71,20 +64,16 @@ fn drill_command(workspace: &Workspace, arguments: &[String], profile: Profile) 
     Ok(drill)
 }
 
-fn build(workspace: &Workspace, packages: &[&str]) -> Result<()> {
-    build_as(workspace, packages, Profile::Release)
+fn build(workspace: &Workspace, programs: &[&str]) -> Result<()> {
+    build_as(workspace, programs, Profile::Release)
 }
 
-fn build_as(workspace: &Workspace, packages: &[&str], profile: Profile) -> Result<()> {
-    let (name, arguments): (&str, &[&str]) = match profile {
-        Profile::Release => ("build for release", &["build", "--release"]),
-        Profile::Debug => ("build", &["build"]),
+fn build_as(workspace: &Workspace, programs: &[&str], profile: Profile) -> Result<()> {
+    let name = match profile {
+        Profile::Release => "build for release",
+        Profile::Debug => "build",
     };
-    let mut cargo = workspace.cargo(arguments);
-    for package in packages {
-        cargo.args(["--package", package]);
-    }
-    step::named(name, || step::must(cargo))
+    step::named(name, || step::must(workspace.build(programs, profile)))
 }
 
 /// A program built for release, to run in the repository's directory.

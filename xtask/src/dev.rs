@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use crate::node::NodePackage;
 use crate::step;
 use crate::system::{self, Need};
-use crate::workspace::Workspace;
+use crate::workspace::{Profile, Workspace};
 
 /// Builds what is missing or stale and becomes `realtime dev`.
 pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
@@ -28,6 +28,6 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 /// Builds the programs that other tasks run.
 pub fn build_programs(workspace: &Workspace) -> Result<()> {
     step::named("build the programs", || {
-        step::must(workspace.cargo(&["build", "-p", "realtime", "-p", "backend", "-p", "workers"]))
+        step::must(workspace.build(&["realtime", "backend", "workers"], Profile::Debug))
     })
 }

@@ -24,24 +24,24 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     }
     let arguments = ["test", "--workspace", "--no-fail-fast"];
     total.add(&runner("cargo test", || step::run(workspace.cargo(&arguments))));
-    let arguments = ["test", "--package", "backend", "--test", "gateway"];
-    total.add(&runner("the gateways, with the event log on Redis", || {
-        let mut command = workspace.cargo(&arguments);
-        command.env("REALTIME_TEST_LOG", "redis");
-        step::run(command)
-    }));
-    let arguments = ["test", "--package", "backend", "--test", "it"];
-    total.add(&runner("the REST API, with the event log and the documents on Redis", || {
-        let mut command = workspace.cargo(&arguments);
-        command.env("REALTIME_TEST_LOG", "redis");
-        step::run(command)
-    }));
-    let arguments = ["test", "--package", "redis-layer", "--test", "it", "documents"];
-    total.add(&runner("documents, on a Redis with RedisJSON", || {
-        let mut command = workspace.cargo(&arguments);
-        command.env("REALTIME_TEST_REDISJSON", redisjson::ensure(workspace)?);
-        step::run(command)
-    }));
+    let again = |name: &str, package: &str, target: &str, only: Option<&str>, variables: &[(&str, &str)]| {
+        runner(name, || {
+            let mut command = workspace.test_program(package, target)?;
+            command.args(only).envs(variables.iter().copied());
+            step::run(command)
+        })
+    };
+    let on_redis = [("REALTIME_TEST_LOG", "redis")];
+    total.add(&again("the gateways, with the event log on Redis", "backend", "gateway", None, &on_redis));
+    let name = "the REST API, with the event log and the documents on Redis";
+    total.add(&again(name, "backend", "it", None, &on_redis));
+    total.add(&match redisjson::ensure(workspace) {
+        Ok(module) => {
+            let variables = [("REALTIME_TEST_REDISJSON", &*module.to_string_lossy())];
+            again("documents, on a Redis with RedisJSON", "redis-layer", "it", Some("documents"), &variables)
+        }
+        Err(error) => counted(Err(error)),
+    });
     for package in NodePackage::all(workspace)?.iter().filter(|package| package.has_script("test")) {
         total.add(&runner(&format!("npm test in {}", package.name), || {
             package.ensure_dependencies()?;

@@ -1,7 +1,7 @@
 //! The workspace as cargo describes it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -54,6 +54,15 @@ impl Package {
     }
 }
 
+/// Whether programs are built to be fast, or to be built fast.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// To be fast.
+    Release,
+    /// To be built fast.
+    Debug,
+}
+
 impl Workspace {
     /// Asks cargo.
     pub fn open() -> Result<Self> {
@@ -88,6 +97,60 @@ impl Workspace {
         command.args(arguments).current_dir(&self.root);
         command
     }
+
+    /// The command that builds programs. It selects the whole workspace, as every build of the tasks does: what is
+    /// selected decides the features of what is shared, and each other selection would build that once more.
+    pub fn build(&self, programs: &[&str], profile: Profile) -> Command {
+        let mut cargo = self.cargo(&["build", "--workspace"]);
+        if profile == Profile::Release {
+            cargo.arg("--release");
+        }
+        for program in programs {
+            cargo.args(["--bin", program]);
+        }
+        cargo
+    }
+
+    /// The command that runs one test program of a package, as `cargo test` does; it has to be built with the rest.
+    ///
+    /// # Errors
+    /// There is no such program, or it does not compile.
+    pub fn test_program(&self, package: &str, target: &str) -> Result<Command> {
+        let output = self
+            .cargo(&["test", "--workspace", "--no-run", "--no-fail-fast", "--message-format=json"])
+            .stderr(Stdio::inherit())
+            .output()
+            .context("cannot run cargo test")?;
+        let package =
+            self.packages.iter().find(|one| one.name == package).context("there is such a package")?;
+        let built =
+            output.stdout.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+        let ours = |built: &Built| {
+            built.manifest_path == package.manifest_path
+                && built.target.name == target
+                && built.target.kind.iter().any(|kind| kind == "test")
+        };
+        let program = built.filter(ours).find_map(|built| built.executable);
+        let program =
+            program.with_context(|| format!("{}: no test program {target} was built", package.name))?;
+        let mut command = Command::new(program);
+        command.current_dir(package.directory()).env("CARGO_MANIFEST_DIR", package.directory());
+        Ok(command)
+    }
+}
+
+/// What cargo says of something that it has built.
+#[derive(Deserialize)]
+struct Built {
+    manifest_path: PathBuf,
+    target: Target,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
 }
 
 /// The cargo that runs us.
