@@ -19,7 +19,7 @@ use metrics::Metrics;
 use outbound::Policy;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use shared_types::{AppId, Environment, MappingId, Scope, mapping::MappingDefinition};
+use shared_types::{MappingId, mapping::MappingDefinition};
 use sqlx::AssertSqlSafe;
 use std::{
     future::Future,
@@ -29,37 +29,10 @@ use std::{
     },
     time::Duration,
 };
-use testkit::TestDatabase;
-use tokio::task::{JoinHandle, JoinSet};
+use testkit::{PATIENCE, TestDatabase};
+pub use testkit::{Running, scope};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-
-/// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The development scope of the default application.
-pub fn scope() -> Scope {
-    Scope::new(AppId::from_stored("app_default"), Environment::Development)
-}
-
-/// A running service.
-pub struct Running {
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    /// Stops it as a process does that is told to.
-    pub async fn stop(self) {
-        self.stop.cancel();
-        tokio::time::timeout(PATIENCE, self.task).await.expect("stops in time").unwrap();
-    }
-
-    /// Ends it as a process does that is killed: nothing is handed back.
-    pub async fn kill(self) {
-        self.task.abort();
-        assert!(self.task.await.is_err());
-    }
-}
 
 /// A target database.
 pub struct Target {
@@ -187,9 +160,8 @@ impl Harness {
             Box::pin(async move { Ok(targets) })
         });
         let router = EventRouter::new(log, metrics.clone());
-        let (stop, pool) = (CancellationToken::new(), self.platform.pool.clone());
-        let stopping = stop.clone();
-        let task = tokio::spawn(async move {
+        let pool = self.platform.pool.clone();
+        Running::start(async move |stopping| {
             let (mut tasks, ending) = (JoinSet::new(), CancellationToken::new());
             let leader = PostgresLeader::start(pool.clone(), &mut tasks, ending.clone());
             let sealer = Arc::new(Sealer::new(&[7; 32]));
@@ -197,8 +169,7 @@ impl Harness {
             CdcService::new(parts, settings, source).run(stopping).await;
             ending.cancel();
             while tasks.join_next().await.is_some() {}
-        });
-        Running { task, stop }
+        })
     }
 
     /// Starts the service and waits until all its mappings are live.

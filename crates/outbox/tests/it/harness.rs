@@ -10,43 +10,13 @@ use event_log::{EventLog, HistoryQuery, PageLimit, Start, StoredEvent, TopicKey}
 use event_router::EventRouter;
 use metrics::Metrics;
 use outbox::{OutboxParts, OutboxService};
-use shared_types::{AppId, Environment, Position, Scope, TopicName};
+use shared_types::{Environment, Position, Scope, TopicName};
 use sqlx::{AssertSqlSafe, PgPool};
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use testkit::TestDatabase;
-use tokio::{
-    task::{JoinHandle, JoinSet},
-    time::Instant,
-};
+pub use testkit::{Running, scope, until};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-
-/// Longer than anything here takes.
-pub const PATIENCE: Duration = Duration::from_secs(40);
-
-/// The scope of rows that name none.
-pub fn scope() -> Scope {
-    Scope::new(AppId::from_stored("app_default"), Environment::Development)
-}
-
-/// A running service.
-pub struct Running {
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl Running {
-    /// Stops it as a process does that is told to.
-    pub async fn stop(self) {
-        self.stop.cancel();
-        tokio::time::timeout(PATIENCE, self.task).await.expect("stops in time").unwrap();
-    }
-
-    /// Ends it as a process does that is killed: nothing is finished.
-    pub async fn kill(self) {
-        self.task.abort();
-        assert!(self.task.await.is_err());
-    }
-}
 
 /// A platform.
 pub struct Harness {
@@ -88,9 +58,7 @@ impl Harness {
             sealer: self.sealer.clone(),
             private_by_default: true,
         };
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(OutboxService::new(parts).run(stop.clone()));
-        Running { stop, task }
+        Running::start(|stop| OutboxService::new(parts).run(stop))
     }
 
     /// Writes a row into the platform's outbox.
@@ -154,13 +122,4 @@ pub fn numbers(events: &[Arc<StoredEvent>]) -> Vec<i64> {
         payload["n"].as_i64().unwrap()
     };
     events.iter().map(number).collect()
-}
-
-/// Waits for a state.
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "{what}: not in time");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
