@@ -7,6 +7,10 @@ use std::time::Duration;
 /// The pool that every table function runs on.
 pub type Pool = sqlx::PgPool;
 
+/// How long a transaction may hold its locks while nothing is asked in it. A process that is frozen, or cut off from the
+/// network, in the middle of an append keeps the others from appending to the same partitions for so long.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
+
 /// How a pool is set up.
 #[derive(Clone, Debug)]
 pub struct PoolSettings {
@@ -47,9 +51,10 @@ pub fn connect_lazy(settings: &PoolSettings) -> Result<Pool, DatabaseError> {
         .url
         .parse()
         .map_err(|_| DatabaseError::Setting("the database URL cannot be read".to_owned()))?;
-    let options = options
-        .application_name(&settings.application_name)
-        .options([("statement_timeout", settings.statement_timeout.as_millis().to_string())]);
+    let options = options.application_name(&settings.application_name).options([
+        ("statement_timeout", settings.statement_timeout.as_millis().to_string()),
+        ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION.as_millis().to_string()),
+    ]);
     Ok(PgPoolOptions::new()
         .min_connections(settings.min_connections.min(settings.max_connections))
         .max_connections(settings.max_connections.max(1))

@@ -1,6 +1,9 @@
 //! What is written is read back, whichever way it was written and whatever became of its topic meanwhile.
 
-use database::event_log::{LogSettings, PostgresEventLog};
+use database::{
+    event_log::{LogSettings, PostgresEventLog},
+    pool::{PoolSettings, connect_lazy},
+};
 use event_log::{
     Entry, EventLog, HistoryQuery, Identity, LogError, Outcome, PageLimit, Start, StoredEvent, TopicKey,
     partition_of,
@@ -165,4 +168,20 @@ async fn what_the_database_refuses_in_the_middle_of_a_stream_leaves_nothing_behi
     let outcomes = log.append((50..90).map(|n| entry("in.order", n)).collect()).await.expect("appended");
     assert_eq!(outcomes[0].position().map(|position| position.offset), Some(2));
     assert_eq!(whole(&log, "in.order").await.len(), 41);
+}
+
+/// Another process that holds the partition's row and does nothing more: frozen, or cut off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_frozen_in_the_middle_holds_nobody_up_for_long() {
+    let mut store = Store::new().await;
+    let log = store.log();
+    log.append(vec![entry("order.updated", 1)]).await.expect("appended");
+    let other = connect_lazy(&PoolSettings::new(store.database.url.clone())).expect("a URL");
+    let mut frozen = other.begin().await.expect("begun");
+    let held = sqlx::query("select 1 from event_log_partitions for update").execute(&mut *frozen).await;
+    assert!(held.expect("held").rows_affected() > 0);
+    log.append(vec![entry("order.updated", 2)])
+        .await
+        .expect("appended, once the other's transaction was ended");
+    assert!(frozen.commit().await.is_err(), "it learns of that");
 }

@@ -8,6 +8,8 @@ use std::{future::Future, time::Duration};
 /// Held while a generation is settled, by one process at a time.
 const LOCK: i64 = 0x7265_6469_735f_6765;
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long settling may leave the database alone. Whoever is frozen in the middle of it holds the others up for so long.
+const SETTLING: Duration = Duration::from_secs(20);
 
 /// Begins to settle a generation; others wait until the transaction ends.
 ///
@@ -16,6 +18,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 pub async fn begin(pool: &PgPool) -> Result<(Transaction<'static, Postgres>, Option<Witnessed>), RedisError> {
     let work = async {
         let mut tx = pool.begin().await?;
+        // Redis is asked and filled meanwhile, which may take longer than other transactions may be idle.
+        let patience = format!("set local idle_in_transaction_session_timeout = {}", SETTLING.as_millis());
+        sqlx::raw_sql(sqlx::AssertSqlSafe(patience)).execute(&mut *tx).await?;
         sqlx::query("select pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *tx).await?;
         let row = sqlx::query("select generation, nodes, sequences from event_log_redis")
             .fetch_optional(&mut *tx)
