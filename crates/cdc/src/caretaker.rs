@@ -3,32 +3,29 @@
 //! Prepares the target before the stream begins, then looks after it while it runs. It notices changed mappings
 //! within [`LOOK`] and hands the reader a new plan.
 
+mod aligned;
+mod slot;
+
 use crate::{
-    farewell::{forget, scope_text, sealing_context},
     lead::Group,
     plan::Plan,
-    service::Origin,
-    status::{Status, lsn_text},
+    status::Status,
     target::{
         self, Identity, Names, inspect,
-        publication::{self, Manage, Standing},
-        slot,
+        publication::{self, Standing},
     },
     trouble::Trouble,
 };
+use aligned::{Aligned, Slot};
 use database::{
     Pool,
     sealing::Sealer,
     tables::{
-        cdc::{self, Gap, MappingState, MappingStatus},
-        cdc_backfills,
-        cdc_slots::{self, RegisteredSlot},
+        cdc,
         mappings::{self, Mapping},
     },
 };
-use event_router::now_ms;
-use outbound::Policy;
-use shared_types::{MappingId, Scope, mapping::TableName};
+use shared_types::mapping::TableName;
 use sqlx::PgConnection;
 use std::{
     collections::BTreeMap,
@@ -272,184 +269,4 @@ impl Caretaker {
     pub async fn has_mappings(&self) -> Result<bool, Trouble> {
         Ok(!self.active().await?.1.is_empty())
     }
-
-    /// Notes that subscribers were told of the gap.
-    ///
-    /// # Errors
-    /// Where the platform's database does not take it: then they are told again.
-    pub async fn note_told(&self) -> Result<(), Trouble> {
-        let (system, name) = (&self.charge.identity.system, &self.charge.names.slot);
-        cdc_slots::note_told(&self.pool, system, name).await.map_err(Trouble::platform)
-    }
-
-    /// Finds or makes the slot.
-    async fn slot(&mut self) -> Result<Prepared, Trouble> {
-        let (name, system) = (self.charge.names.slot.clone(), self.charge.identity.system.clone());
-        let noted = cdc_slots::note(&self.pool, &system, &name).await.map_err(Trouble::platform)?;
-        self.register().await?;
-        let noted = noted.unwrap_or_default();
-        let remake = self.remake.clone();
-        let control = self.control().await?;
-        let found = target::limited(slot::find(control, &name)).await?;
-        let confirmed = found.as_ref().and_then(|slot| slot.confirmed.clone());
-        let lost = match &found {
-            None if noted.creation.is_some() => Some("the replication slot was dropped".to_owned()),
-            None => None,
-            Some(slot) if slot.lost => {
-                Some("the target threw away what the slot had not read (max_slot_wal_keep_size)".to_owned())
-            }
-            Some(_) => remake,
-        };
-        let lost = lost.map(|reason| Gap {
-            reason,
-            noticed_at: now_ms(),
-            from_lsn: confirmed.clone(),
-            to_lsn: String::new(),
-        });
-        if found.is_some() && lost.is_none() {
-            target::limited(slot::release(control, &name)).await?;
-            let creation = match noted.creation {
-                Some(creation) => {
-                    noted.gap.into_iter().for_each(|gap| self.status.set_gap(gap));
-                    creation
-                }
-                // Made by one that died before it could say so.
-                None => self.note(&confirmed.unwrap_or_default(), noted.gap).await?,
-            };
-            return Ok(Prepared { creation, gap_untold: noted.gap_untold });
-        }
-        let gap_untold = noted.gap_untold || lost.is_some();
-        if let Some(gap) = &lost {
-            cdc_slots::note_loss(&self.pool, &system, &name, gap).await.map_err(Trouble::platform)?;
-        }
-        let control = self.control().await?;
-        if found.is_some() {
-            target::limited(slot::drop(control, &name)).await?;
-        }
-        let lsn = slot::create(control, &name).await?;
-        // Its longer statement timeout goes with the connection.
-        self.control = None;
-        let creation = self.note(&lsn, lost.or(noted.gap)).await?;
-        self.remake = None;
-        Ok(Prepared { creation, gap_untold })
-    }
-
-    /// Notes how the target is reached and by whom it is named, before its slot is made.
-    async fn register(&self) -> Result<(), Trouble> {
-        let Charge { identity, names, group } = &self.charge;
-        let context = sealing_context(&identity.system, &names.slot);
-        let known_to_all = group.origin == Origin::Settings;
-        let registered = RegisteredSlot {
-            system_identifier: identity.system.clone(),
-            slot: names.slot.clone(),
-            database_name: identity.database.clone(),
-            publication: names.publication.clone(),
-            manages: group.manage == Manage::Allowed,
-            allow_private: group.url.policy() == Policy::Any,
-            sealed_url: known_to_all.then(|| self.sealer.seal(&group.url.to_text(), &context)),
-            scopes: group.scopes.iter().map(scope_text).collect(),
-        };
-        cdc_slots::register(&self.pool, &registered).await.map_err(Trouble::platform)
-    }
-
-    /// Notes that the slot was made at `lsn`; a gap that is still open ends there.
-    async fn note(&self, lsn: &str, gap: Option<Gap>) -> Result<String, Trouble> {
-        let (system, name) = (&self.charge.identity.system, &self.charge.names.slot);
-        let creation = format!("{lsn}@{}", now_ms());
-        let gap =
-            gap.map(|gap| if gap.to_lsn.is_empty() { Gap { to_lsn: lsn.to_owned(), ..gap } } else { gap });
-        let mut transaction = self.pool.begin().await.map_err(Trouble::platform)?;
-        cdc_slots::note_creation(&mut *transaction, system, name, &creation, gap.as_ref())
-            .await
-            .map_err(Trouble::platform)?;
-        if gap.is_some() {
-            let scopes = &self.charge.group.scopes;
-            cdc_backfills::request_resync(&mut *transaction, scopes).await.map_err(Trouble::platform)?;
-        }
-        transaction.commit().await.map_err(Trouble::platform)?;
-        if let Some(gap) = gap {
-            tracing::error!(cdc.slot = %name, reason = gap.reason, "changes were lost with the replication slot");
-            self.status.set_gap(gap);
-        }
-        Ok(creation)
-    }
-
-    /// Drops slot and publication, so that a target that nobody reads keeps no log for us.
-    ///
-    /// # Errors
-    /// The trouble that keeps it from it.
-    pub async fn give_up(&mut self) -> Result<(), Trouble> {
-        self.plan.send_replace(Arc::new(Plan::default()));
-        self.status.set_mappings(BTreeMap::new());
-        let (names, manage) = (self.charge.names.clone(), self.charge.group.manage);
-        let control = self.control().await?;
-        target::limited(slot::drop(control, &names.slot)).await?;
-        if manage == Manage::Allowed {
-            target::limited(publication::drop(control, &names.publication)).await?;
-        }
-        self.control = None;
-        forget(&self.pool, &self.charge.identity.system, &names.slot).await
-    }
-
-    /// Notes that the slot must be made anew, where `trouble` says so.
-    pub fn consider(&mut self, trouble: &Trouble) {
-        if trouble.code == crate::trouble::PUBLICATION_UNKNOWN {
-            let at = lsn_text(self.status.confirmed.load(Ordering::Relaxed));
-            self.remake = Some(format!("{} (confirmed up to {at})", trouble.message));
-        }
-    }
-}
-
-/// A plan, and how its tables stand.
-struct Aligned {
-    plan: Arc<Plan>,
-    standings: BTreeMap<TableName, Standing>,
-}
-
-/// Whether there is a slot that keeps what is committed from now on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Slot {
-    There,
-    Wanted,
-}
-
-impl Aligned {
-    fn statuses(&self, slot: Slot) -> BTreeMap<(Scope, MappingId), MappingStatus> {
-        let key = |mapping: &Mapping| (mapping.scope.clone(), mapping.id.clone());
-        self.plan.mappings.iter().map(|mapping| (key(mapping), self.status(mapping, slot))).collect()
-    }
-
-    fn status(&self, mapping: &Mapping, slot: Slot) -> MappingStatus {
-        let table = &mapping.definition.table;
-        let (state, trouble) = match self.standings.get(table) {
-            Some(Standing::Published { .. }) if slot == Slot::Wanted => (MappingState::Pending, None),
-            Some(Standing::Published { old_rows_missing: true }) if mapping.definition.needs_old_row() => {
-                (MappingState::Live, Some(old_rows_missing(table)))
-            }
-            Some(Standing::Published { .. }) => (MappingState::Live, None),
-            Some(Standing::Waiting(trouble)) => (MappingState::Pending, Some(trouble.clone())),
-            Some(Standing::Refused(trouble)) => (MappingState::Error, Some(trouble.clone())),
-            None => (MappingState::Pending, None),
-        };
-        MappingStatus {
-            mapping_id: mapping.id.to_string(),
-            table: table.to_string(),
-            state,
-            message: trouble.as_ref().map(|t| t.message.clone()),
-            cure: trouble.map(|t| t.cure),
-        }
-    }
-}
-
-fn old_rows_missing(table: &TableName) -> Trouble {
-    let sql = format!(
-        "alter table {}.{} replica identity full;",
-        target::quoted(&table.schema),
-        target::quoted(&table.name)
-    );
-    Trouble::new(
-        "OLD_ROWS_MISSING",
-        format!("{table} does not tell its old rows: `changed` and `triggerColumns` fire on every update"),
-        sql,
-    )
 }
