@@ -62,9 +62,7 @@ pub fn init(service_name: &str, level: &str, environment: &str) -> Result<(), Ob
     if *installed {
         return Ok(());
     }
-    let layer = line_layer(service_name, LogFormat::for_environment(environment), std::io::stderr);
-    tracing_subscriber::registry()
-        .with(layer.with_filter(filter))
+    subscriber(service_name, LogFormat::for_environment(environment), filter, std::io::stderr)
         .try_init()
         .map_err(|_| ObservabilityError::SubscriberInstalled)?;
     *installed = true;
@@ -82,6 +80,23 @@ fn level_filter(level: &str) -> Result<EnvFilter, ObservabilityError> {
         all
     });
     Ok(EnvFilter::new(directives))
+}
+
+/// What writes the lines that `filter` lets through.
+///
+/// The filter holds for the whole subscriber and not for the layer alone: a filter of a layer keeps its last answer for
+/// the thread's next event, so that asking whether something would be written (as the `log` facade does, for each notice
+/// of PostgreSQL) would swallow a line.
+fn subscriber<W>(
+    service_name: &str,
+    format: LogFormat,
+    filter: EnvFilter,
+    writer: W,
+) -> impl tracing::Subscriber + Send + Sync
+where
+    W: for<'writer> fmt::MakeWriter<'writer> + Send + Sync + 'static,
+{
+    tracing_subscriber::registry().with(filter).with(line_layer(service_name, format, writer))
 }
 
 /// The layer that turns events into lines of `format`, written to `writer`.
@@ -127,8 +142,8 @@ mod tests {
     fn lines_of(level: &str, format: LogFormat, work: impl FnOnce()) -> String {
         let sink = Sink::default();
         let writer = sink.clone();
-        let layer = line_layer("backend", format, move || writer.clone());
-        let subscriber = tracing_subscriber::registry().with(layer.with_filter(level_filter(level).unwrap()));
+        let filter = level_filter(level).unwrap();
+        let subscriber = subscriber("backend", format, filter, move || writer.clone());
         tracing::subscriber::with_default(subscriber, work);
         let bytes = sink.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -167,6 +182,18 @@ mod tests {
             tracing::warn!("ours");
         });
         assert_eq!(text, "");
+    }
+
+    #[test]
+    fn a_record_that_is_held_back_swallows_no_other() {
+        let text = lines_of("info", LogFormat::Json, || {
+            let notice =
+                log::Metadata::builder().target("sqlx::postgres::notice").level(log::Level::Info).build();
+            assert!(!log::Log::enabled(&tracing_log::LogTracer::new(), &notice));
+            tracing::error!("first");
+            tracing::error!("second");
+        });
+        assert_eq!(text.lines().count(), 2, "{text}");
     }
 
     #[test]
