@@ -32,9 +32,12 @@ const AGAIN: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How long it waits before a chunk is read again.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Rows of a chunk at first, and at most.
+/// Rows of a chunk at first: nobody knows how large they are.
+const FIRST_ROWS: usize = 16;
+/// How many times as many the next one may have, and at most.
+const GROWTH: usize = 4;
 const ROWS: usize = 500;
-/// Bytes of a chunk that the next one is made to fit.
+/// The bytes at which a chunk ends, and which the next one is made to fit.
 const BYTES: usize = 4 << 20;
 
 /// Reads what backfills ask for.
@@ -129,10 +132,9 @@ impl Backfill {
         self.tell(ToStream::Begin { token: token.clone(), keyed: keyed.clone() }).await?;
         target::limited(chunk::watermark(connection, PREFIX, &format!("{token}/low"))).await?;
         let (after, upto) = (work.after.as_deref(), work.upto.as_deref());
-        let bounds = Bounds { after, upto, end: &end, rows: *rows };
+        let bounds = Bounds { after, upto, end: &end, rows: *rows, bytes: BYTES };
         let Chunk { rows: read, running } = target::limited(chunk::read(connection, &keyed, bounds)).await?;
-        let (count, bytes) =
-            (read.len(), read.iter().flatten().flatten().map(|text| text.len()).sum::<usize>());
+        let (count, bytes) = (read.len(), read.iter().map(chunk::size).sum::<usize>());
         let upto = match (&work.upto, read.last()) {
             (Some(upto), _) => upto.clone(),
             (None, Some(row)) => key_of(&keyed, row)?,
@@ -142,7 +144,7 @@ impl Backfill {
         if !noted.map_err(Trouble::platform)? {
             return Ok(());
         }
-        *rows = (count * BYTES / bytes.max(1)).clamp(1, ROWS);
+        *rows = (count * BYTES / bytes.max(1)).clamp(1, ROWS.min(*rows * GROWTH));
         let (answer, verdict) = oneshot::channel();
         let destination = Destination {
             scope: work.scope.clone(),
@@ -186,7 +188,7 @@ impl Backfill {
         if reading.is_none() {
             let mut connection = target::connect(&self.url).await?;
             target::limited(chunk::prepare(&mut connection)).await?;
-            *reading = Some(Reading { connection, rows: ROWS });
+            *reading = Some(Reading { connection, rows: FIRST_ROWS });
         }
         reading.as_mut().ok_or_else(|| Trouble::unreachable("the connection ended"))
     }

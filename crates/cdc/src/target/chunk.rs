@@ -2,6 +2,7 @@
 
 use super::{inspect, own_types, quoted};
 use crate::{row::Relation, stream::SESSION, trouble::Trouble};
+use futures::TryStreamExt;
 use shared_types::mapping::TableName;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row, ValueRef, postgres::PgRow};
 
@@ -38,7 +39,8 @@ pub(crate) struct Chunk {
     pub running: Vec<u32>,
 }
 
-/// The bounds of a chunk: behind `after`, up to `upto` where that is fixed already, never behind `end`.
+/// The bounds of a chunk: behind `after`, never behind `end`, and up to `upto` where that is fixed already; else at most
+/// `rows`, and no more than it takes to reach `bytes`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds<'a> {
     pub after: Option<&'a [String]>,
@@ -46,6 +48,7 @@ pub(crate) struct Bounds<'a> {
     /// The last key of all.
     pub end: &'a [String],
     pub rows: usize,
+    pub bytes: usize,
 }
 
 /// Makes the texts of values the same as in the replication stream.
@@ -109,10 +112,33 @@ pub(crate) async fn read(
     let snapshot: String =
         sqlx::query_scalar("select pg_current_snapshot()::text").fetch_one(&mut *transaction).await?;
     // The simple protocol answers in texts, written as the replication stream writes them.
-    let rows = sqlx::raw_sql(AssertSqlSafe(statement(keyed, bounds))).fetch_all(&mut *transaction).await?;
+    let rows = rows(&mut transaction, &statement(keyed, bounds), bounds).await?;
     transaction.commit().await?;
-    let rows = rows.iter().map(texts).collect::<Result<_, _>>()?;
     Ok(Chunk { rows, running: running(&snapshot) })
+}
+
+/// The rows as they come, so that a table of large ones is never held whole.
+async fn rows(
+    connection: &mut PgConnection,
+    statement: &str,
+    bounds: Bounds<'_>,
+) -> Result<Vec<TextRow>, Trouble> {
+    let mut found = sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).fetch(connection);
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = found.try_next().await? {
+        let row = texts(&row)?;
+        bytes += size(&row);
+        rows.push(row);
+        if bounds.upto.is_none() && bytes >= bounds.bytes {
+            break;
+        }
+    }
+    Ok(rows)
+}
+
+/// The bytes of a row's values.
+pub(crate) fn size(row: &TextRow) -> usize {
+    row.iter().flatten().map(|text| text.len()).sum()
 }
 
 /// The last key of the table; `None` where it is empty.
@@ -225,14 +251,14 @@ mod tests {
             estimate: None,
         };
         let end = ["99".to_owned(), "".to_owned()];
-        let first = Bounds { after: None, upto: None, end: &end, rows: 5 };
+        let first = Bounds { after: None, upto: None, end: &end, rows: 5, bytes: 1 };
         assert_eq!(
             statement(&keyed, first),
             "select \"a\"\"b\", \"note\", \"id\" from only \"public\".\"o'rders\" \
              where (\"id\", \"a\"\"b\") <= ('99'::integer, ''::text) order by \"id\", \"a\"\"b\" limit 5"
         );
         let (after, upto) = (["7".to_owned(), "it's".to_owned()], ["9".to_owned(), "z".to_owned()]);
-        let again = Bounds { after: Some(&after), upto: Some(&upto), end: &end, rows: 5 };
+        let again = Bounds { after: Some(&after), upto: Some(&upto), ..first };
         let sql = statement(&keyed, again);
         assert!(sql.contains("where (\"id\", \"a\"\"b\") > ('7'::integer, 'it''s'::text) and ("), "{sql}");
         assert!(!sql.contains("limit"), "a chunk that was read before ends where it ended: {sql}");

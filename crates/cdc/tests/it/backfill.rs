@@ -75,6 +75,26 @@ async fn existing_rows_are_sent_once_each_as_the_stream_would_write_them() {
     harness.finish(running).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn large_rows_are_read_a_few_at_a_time() {
+    let harness = Harness::new(
+        "create table orders (id int primary key, status text);
+        insert into orders select n, repeat('x', 1500000) from generate_series(1, 40) n",
+    )
+    .await;
+    let mapping = harness.mapping(json!({ "payload": { "id": "$row.id" } })).await;
+    let running = harness.start_live().await;
+    request(&harness, &mapping).await;
+    let done = ended(&harness, &mapping).await;
+    assert_eq!((done.state.as_str(), done.rows_sent), ("done", 40), "{done:?}");
+    let ids: Vec<_> =
+        harness.events(40).await.iter().map(|entry| payload(entry)["id"].as_i64().unwrap()).collect();
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 40);
+    let largest = harness.log.batches().into_iter().max();
+    assert!(largest <= Some(3), "{:?}", harness.log.batches());
+    harness.finish(running).await;
+}
+
 async fn writes(harness: &Harness, round: i32) {
     let from = round * 37 % 3000 + 1;
     harness
