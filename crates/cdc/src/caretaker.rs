@@ -42,7 +42,7 @@ const REFUSED_AGAIN: Duration = Duration::from_secs(2);
 const LOCK_AGAIN: Duration = Duration::from_secs(1);
 /// How often it looks whether publication, tables and types are still as they were.
 const RECHECK: Duration = Duration::from_secs(30);
-/// How often it looks how much log the target keeps for the slot.
+/// How often it looks how much log the target keeps for the slot, and which tables the publication holds.
 const WATCH: Duration = Duration::from_secs(2);
 /// How often a slot that lags behind other databases' log is moved by a heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -83,6 +83,8 @@ pub(crate) struct Caretaker {
     lock_wait: Duration,
     heartbeat_due: Instant,
     watch_due: Instant,
+    /// The tables of the publication, as they were before it was aligned last.
+    tables: Option<String>,
 }
 
 impl Caretaker {
@@ -101,6 +103,7 @@ impl Caretaker {
             lock_wait: LOCK_AGAIN,
             heartbeat_due: Instant::now(),
             watch_due: Instant::now(),
+            tables: None,
         }
     }
 
@@ -174,6 +177,7 @@ impl Caretaker {
         }
         if Instant::now() >= self.watch_due {
             self.watch_slot().await?;
+            self.watch_tables().await?;
         }
         if Instant::now() >= self.heartbeat_due {
             self.heartbeat_due = Instant::now() + HEARTBEAT;
@@ -193,6 +197,17 @@ impl Caretaker {
         let name = self.charge.names.slot.clone();
         let retained = target::limited(inspect::retained(self.control().await?, &name)).await?;
         self.status.set_retained(retained);
+        Ok(())
+    }
+
+    /// Looks whether the publication still holds the same tables under the same names: a table that was made again is
+    /// another, and is not in it.
+    async fn watch_tables(&mut self) -> Result<(), Trouble> {
+        let publication = self.charge.names.publication.clone();
+        let tables = target::limited(publication::tables(self.control().await?, &publication)).await?;
+        if self.tables.as_ref() != Some(&tables) {
+            self.look_again = Instant::now();
+        }
         Ok(())
     }
 
@@ -226,6 +241,7 @@ impl Caretaker {
         let (publication, manage) = (self.charge.names.publication.clone(), self.charge.group.manage);
         let control = self.control().await?;
         let own_types = target::limited(target::own_types(control)).await?;
+        let tables = target::limited(publication::tables(control, &publication)).await?;
         // Each table may wait for its lock.
         let patience = target::STATEMENT_TIMEOUT
             + publication::LOCK_TIMEOUT * 2 * u32::try_from(wanted.len()).unwrap_or(u32::MAX);
@@ -237,6 +253,7 @@ impl Caretaker {
                 return Err(Trouble::unreachable("no answer in time"));
             }
         };
+        self.tables = Some(tables);
         self.schedule(&standings);
         Ok(Aligned { plan: Arc::new(Plan { mappings: active, own_types }), standings })
     }

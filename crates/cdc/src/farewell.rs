@@ -1,7 +1,7 @@
 //! Giving up the slot of a target that nobody names any more.
 
 use crate::{
-    lead::lease_name,
+    lead::{lease_name, renew},
     service::CdcParts,
     target::{self, TargetUrl, publication, slot},
     trouble::Trouble,
@@ -16,6 +16,8 @@ use database::{
 use outbound::Policy;
 use shared_types::Scope;
 use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// How long giving a slot up may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,18 +53,25 @@ pub(crate) struct Farewell {
 }
 
 impl Farewell {
-    /// Drops slot and publication and forgets them, as their leader. Where that fails they stay, and it is said.
+    /// Drops slot and publication and forgets them, as their leader: whoever wants the target again meanwhile waits.
+    /// Where that fails they stay, and it is said.
     pub async fn say(self) {
         let lease = lease_name(&self.slot.system_identifier, &self.slot.slot);
-        let Ok(Some(term)) = self.parts.leader.acquire(&lease, &self.holder).await else { return };
-        match tokio::time::timeout(PATIENCE, self.give_up()).await {
-            Ok(Ok(())) => tracing::info!(cdc.slot = self.slot.slot, "gave the target up"),
-            Ok(Err(trouble)) => {
-                tracing::warn!(%trouble, cdc.slot = self.slot.slot, "a slot that nobody needs stays behind")
+        let leader = &self.parts.leader;
+        let asked = Instant::now();
+        let Ok(Some(term)) = leader.acquire(&lease, &self.holder).await else { return };
+        let done = CancellationToken::new();
+        let given_up = tokio::select! {
+            given_up = tokio::time::timeout(PATIENCE, self.give_up()) => given_up.unwrap_or_else(|_| Err(too_late())),
+            () = renew(leader.clone(), lease.clone(), term, asked, done) => Err(overtaken()),
+        };
+        match given_up {
+            Ok(()) => tracing::info!(cdc.slot = self.slot.slot, "gave the target up"),
+            Err(trouble) => {
+                tracing::warn!(%trouble, cdc.slot = self.slot.slot, "a slot that nobody needs stays behind");
             }
-            Err(_) => tracing::warn!(cdc.slot = self.slot.slot, "a slot that nobody needs stays behind"),
         }
-        if let Err(error) = self.parts.leader.release(&lease, term).await {
+        if let Err(error) = leader.release(&lease, term).await {
             tracing::debug!(%error, lease, "could not hand the lease back");
         }
     }
@@ -90,4 +99,12 @@ impl Farewell {
         }
         forget(&self.parts.pool, system, name).await
     }
+}
+
+fn too_late() -> Trouble {
+    Trouble::unreachable("no answer in time")
+}
+
+fn overtaken() -> Trouble {
+    Trouble::platform("the lease could not be kept")
 }

@@ -21,6 +21,8 @@ const REPORT_MIN: Duration = Duration::from_millis(100);
 const REPORT_MAX: Duration = Duration::from_secs(2);
 /// How long handing back may take when stopping.
 const HAND_BACK: Duration = Duration::from_secs(2);
+/// How long the last status may take: whoever reads next waits for it.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A database with those who want it read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +55,15 @@ pub(crate) struct Lead {
 impl Lead {
     /// Runs until told to stop, or until the URL leads elsewhere.
     pub async fn run(self) -> Ended {
+        // What is written down beside the events may take its time, and who comes next does not wait for it.
+        let mut recording = JoinSet::new();
+        let ended = self.take_turns(&mut recording).await;
+        while recording.join_next().await.is_some() {}
+        ended
+    }
+
+    /// Leads whenever nobody else does.
+    async fn take_turns(&self, recording: &mut JoinSet<()>) -> Ended {
         let lease = lease_name(&self.identity.system, &self.names.slot);
         let leader = self.parts.leader.clone();
         while !self.stop.is_cancelled() {
@@ -60,7 +71,8 @@ impl Lead {
             let asked = Instant::now();
             match leader.acquire(&lease, &self.settings.holder).await {
                 Ok(Some(term)) => {
-                    let ended = self.lead(&lease, term, asked).await;
+                    while recording.try_join_next().is_some() {}
+                    let ended = self.lead(&lease, term, asked, recording).await;
                     let released = tokio::time::timeout(HAND_BACK, leader.release(&lease, term)).await;
                     if !matches!(released, Ok(Ok(()))) {
                         tracing::warn!(lease, "could not hand the lease back; it runs out by itself");
@@ -91,7 +103,7 @@ impl Lead {
     }
 
     /// Reads in `term` until told to stop, or until the lease is lost.
-    async fn lead(&self, lease: &str, term: u64, asked: Instant) -> Ended {
+    async fn lead(&self, lease: &str, term: u64, asked: Instant, recording: &mut JoinSet<()>) -> Ended {
         tracing::info!(lease, cdc.term = term, "leading a target");
         let status = Status::new();
         let session = self.stop.child_token();
@@ -100,7 +112,7 @@ impl Lead {
         tasks.spawn(renew(self.parts.leader.clone(), lease.to_owned(), term, asked, session.clone()));
         let writer = self.status_task(status.clone());
         tasks.spawn(writer.run(session.clone()));
-        let recorder = self.recorder(&mut tasks);
+        let recorder = self.recorder(recording);
         let mut reading = JoinSet::new();
         reading.spawn(self.reader(status.clone(), term, recorder).run(session.clone()));
         let ended = match reading.join_next().await {
@@ -112,7 +124,11 @@ impl Lead {
             None => Ended::Stopped,
         };
         session.cancel();
-        while tasks.join_next().await.is_some() {}
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_WORDS, all).await.is_err() {
+            tracing::debug!(lease, "a status could not be written in time");
+        }
+        tasks.shutdown().await;
         if self.stop.is_cancelled() {
             self.say_goodbye(status).await;
         }
@@ -171,7 +187,7 @@ impl Lead {
         );
         status.set(ReaderState::Stopped, Some(trouble));
         let writer = self.status_task(status);
-        if tokio::time::timeout(HAND_BACK, writer.write(0.0)).await.is_err() {
+        if tokio::time::timeout(LAST_WORDS, writer.write(0.0)).await.is_err() {
             tracing::debug!("could not write the reader's last status");
         }
         self.parts.metrics.clear_cdc_lag(&self.names.slot);
@@ -180,7 +196,7 @@ impl Lead {
 
 /// Renews the lease that was asked for at `asked` until `session` ends; ends it when the lease is lost or cannot be
 /// renewed in time.
-async fn renew(
+pub(crate) async fn renew(
     leader: Arc<dyn Leader>,
     lease: String,
     term: u64,

@@ -12,7 +12,7 @@ use leadership::Leader;
 use metrics::Metrics;
 use outbound::Policy;
 use shared_types::{Environment, Scope};
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Who knows of a target.
@@ -25,7 +25,7 @@ pub enum Origin {
 }
 
 /// The target database of a scope.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct CdcTarget {
     /// Whose.
     pub scope: Scope,
@@ -37,6 +37,19 @@ pub struct CdcTarget {
     pub origin: Origin,
     /// Where its connections may lead.
     pub network: Policy,
+}
+
+impl fmt::Debug for CdcTarget {
+    /// Without the URL, which holds a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { scope, url: _, manage, origin, network } = self;
+        f.debug_struct("CdcTarget")
+            .field("scope", scope)
+            .field("manage", manage)
+            .field("origin", origin)
+            .field("network", network)
+            .finish_non_exhaustive()
+    }
 }
 
 impl CdcTarget {

@@ -33,6 +33,8 @@ use tokio_util::sync::CancellationToken;
 const RATED: Duration = Duration::from_secs(1);
 /// How long changes are gathered before they are written.
 const GATHER: Duration = Duration::from_millis(50);
+/// How long one write may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A log position as Postgres writes it.
 pub(crate) fn lsn_text(lsn: u64) -> String {
@@ -334,8 +336,15 @@ impl StatusTask {
         self.metrics.set_cdc_spilled(&self.names.slot, waits as f64 / 1000.0, bytes);
         for scope in &self.scopes {
             let status = self.status.of_scope(scope, &self.names, &self.holder, rate);
-            if let Err(error) = write_status(&self.pool, scope, StatusWriter::Leader, &status).await {
-                tracing::debug!(%error, app.id = %scope.application(), "could not write the reader's status");
+            let written = write_status(&self.pool, scope, StatusWriter::Leader, &status);
+            match tokio::time::timeout(PATIENCE, written).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, app.id = %scope.application(), "could not write the reader's status");
+                }
+                Err(_) => {
+                    tracing::debug!(app.id = %scope.application(), "could not write the reader's status in time");
+                }
             }
         }
     }

@@ -23,11 +23,16 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     time::Duration,
 };
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::{self, JoinError, JoinSet},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 /// How often targets, starts and stops are looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long one look may take.
+const LOOK_WITHIN: Duration = Duration::from_secs(20);
 /// How long a target that could not be asked who it is is left alone.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How often slots are looked for that nobody needs any more.
@@ -39,12 +44,23 @@ const GIVE_UP_AGAIN: Duration = Duration::from_secs(60);
 struct Running {
     group: Group,
     stop: CancellationToken,
+    /// Whose end is its own: the same database may be led anew before the task of before has ended.
+    task: task::Id,
 }
 
 /// What is known of who a URL leads to.
 enum Known {
     Identity(Identity),
     Trouble(Trouble, Instant),
+}
+
+/// What becomes of the slot of a scope that is not to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slot {
+    /// It stays where it is.
+    Kept,
+    /// Others who name the same database go on.
+    ReadForOthers,
 }
 
 /// The targets as they are named now.
@@ -56,6 +72,8 @@ struct Named {
     kept: HashSet<Identity>,
     /// Scopes of which is not known what they name.
     unclear: HashSet<Scope>,
+    /// Scopes that are not to be read, with what they name.
+    stopped: Vec<(Scope, Identity)>,
 }
 
 /// Runs what has to run.
@@ -67,7 +85,7 @@ pub(crate) struct Supervisor {
     asking: JoinSet<(TargetUrl, Result<Identity, Trouble>)>,
     asked: HashSet<TargetUrl>,
     running: BTreeMap<Identity, Running>,
-    tasks: JoinSet<(Identity, Ended)>,
+    tasks: JoinSet<Ended>,
     /// What happens beside the readers.
     beside: JoinSet<()>,
     /// When each slot may be tried to be given up again.
@@ -104,15 +122,17 @@ impl Supervisor {
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => break,
-                looked = self.look() => if let Err(error) = looked {
-                    tracing::warn!(%error, "cannot look for targets");
+                looked = tokio::time::timeout(LOOK_WITHIN, self.look()) => match looked {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::warn!(%error, "cannot look for targets"),
+                    Err(_) => tracing::warn!("cannot look for targets: no answer in time"),
                 }
             }
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(LOOK) => {}
                 Some(Ok((url, identity))) = self.asking.join_next() => self.answered(url, identity),
-                Some(ended) = self.tasks.join_next() => self.ended(ended),
+                Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
                 Some(_) = self.beside.join_next() => {}
             }
         }
@@ -133,20 +153,19 @@ impl Supervisor {
         self.identities.insert(url, known);
     }
 
-    fn ended(&mut self, ended: Result<(Identity, Ended), tokio::task::JoinError>) {
-        match ended {
-            Ok((identity, ended)) => {
-                let Some(running) = self.running.remove(&identity) else { return };
-                if ended == Ended::OtherCluster {
-                    self.identities.remove(&running.group.url);
-                }
-            }
+    fn ended(&mut self, ended: Result<(task::Id, Ended), JoinError>) {
+        let (task, ended) = match ended {
+            Ok(ended) => ended,
             Err(error) => {
-                // Whose it was is not told: all are looked at anew.
                 tracing::error!(%error, "a reader failed");
-                self.running.values().for_each(|running| running.stop.cancel());
-                self.running.clear();
+                (error.id(), Ended::Stopped)
             }
+        };
+        let mut gone = self.running.extract_if(.., |_, running| running.task == task);
+        if let Some((_, running)) = gone.next()
+            && ended == Ended::OtherCluster
+        {
+            self.identities.remove(&running.group.url);
         }
     }
 
@@ -217,7 +236,7 @@ impl Supervisor {
                 continue;
             }
             if stopped.contains(&scope) {
-                self.show_stopped(&scope).await;
+                named.stopped.push((scope, identity));
                 continue;
             }
             let group = named.wanted.entry(identity).or_insert_with(|| Group {
@@ -234,6 +253,13 @@ impl Supervisor {
             if origin == Origin::Process {
                 group.origin = Origin::Process;
             }
+        }
+        for (scope, identity) in &named.stopped {
+            let slot = match named.wanted.contains_key(identity) {
+                true => Slot::ReadForOthers,
+                false => Slot::Kept,
+            };
+            self.show_stopped(scope, slot).await;
         }
         Ok(named)
     }
@@ -270,10 +296,12 @@ impl Supervisor {
     async fn identity(&mut self, scope: &Scope, url: &TargetUrl, stopped: bool) -> Option<Identity> {
         match self.identities.get(url) {
             Some(Known::Identity(identity)) => return Some(identity.clone()),
-            Some(Known::Trouble(..)) if stopped => self.show_stopped(scope).await,
             Some(Known::Trouble(trouble, since)) => {
                 let (trouble, fresh) = (trouble.clone(), since.elapsed() < ASK_AGAIN);
-                self.show(scope, ReaderState::Error, Some(&trouble)).await;
+                match stopped {
+                    true => self.show_stopped(scope, Slot::Kept).await,
+                    false => self.show(scope, ReaderState::Error, Some(&trouble)).await,
+                }
                 if fresh {
                     return None;
                 }
@@ -290,12 +318,15 @@ impl Supervisor {
         None
     }
 
-    async fn show_stopped(&self, scope: &Scope) {
-        let trouble = Trouble::new(
-            "STOPPED",
-            "it was told to stop; its slot keeps the target's log meanwhile",
-            "POST /api/database/cdc/start",
-        );
+    async fn show_stopped(&self, scope: &Scope, slot: Slot) {
+        let what = match slot {
+            Slot::Kept => "it was told to stop; its slot keeps the target's log meanwhile",
+            Slot::ReadForOthers => {
+                "it was told to stop; its database is read for another application or environment, so that what \
+                 changes meanwhile is not kept for this one"
+            }
+        };
+        let trouble = Trouble::new("STOPPED", what, "POST /api/database/cdc/start");
         self.show(scope, ReaderState::Stopped, Some(&trouble)).await;
     }
 
@@ -325,8 +356,8 @@ impl Supervisor {
             group: group.clone(),
             stop: stop.clone(),
         };
-        self.running.insert(identity.clone(), Running { group, stop });
-        self.tasks.spawn(async move { (identity, lead.run().await) });
+        let task = self.tasks.spawn(lead.run()).id();
+        self.running.insert(identity, Running { group, stop, task });
     }
 }
 

@@ -34,7 +34,12 @@ impl Caretaker {
         let noted = noted.unwrap_or_default();
         let remake = self.remake.clone();
         let control = self.control().await?;
-        let found = target::limited(slot::find(control, &name)).await?;
+        let mut found = target::limited(slot::find(control, &name)).await?;
+        if found.is_some() && noted.creation.is_none() {
+            // Whoever made it has died, perhaps in the middle: what is not finished goes with the connection.
+            target::limited(slot::release(control, &name)).await?;
+            found = target::limited(slot::find(control, &name)).await?;
+        }
         let confirmed = found.as_ref().and_then(|slot| slot.confirmed.clone());
         let lost = match &found {
             None if noted.creation.is_some() => Some("the replication slot was dropped".to_owned()),

@@ -42,6 +42,8 @@ struct Found {
     published: bool,
     /// Whether the user may change it as its owner does.
     owned: bool,
+    /// Whether the publication is there and another's.
+    foreign_publication: bool,
     /// The table and its partitions, as far as they do not tell whole old rows; ready for SQL.
     partial: Vec<String>,
 }
@@ -92,6 +94,19 @@ pub(crate) async fn exists(connection: &mut PgConnection, publication: &str) -> 
     Ok(sqlx::query_scalar(sql).bind(publication).fetch_one(connection).await?)
 }
 
+/// Which tables are in the publication, under which names and with which replica identities: a text to compare.
+///
+/// # Errors
+/// The trouble that keeps it from answering.
+pub(crate) async fn tables(connection: &mut PgConnection, publication: &str) -> Result<String, Trouble> {
+    let sql = "
+        select coalesce(string_agg(format('%s %I.%I %s', c.oid, n.nspname, c.relname, c.relreplident), ',' order by c.oid), '')
+        from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
+        join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
+        where p.pubname = $1";
+    Ok(sqlx::query_scalar(sql).bind(publication).fetch_one(connection).await?)
+}
+
 /// The statement that makes it.
 pub(crate) fn create_statement(publication: &str) -> String {
     format!(
@@ -133,7 +148,7 @@ fn judge(
     if statements.is_empty() {
         return Ok(format!("{table} is published"));
     }
-    if manage == Manage::Allowed && found.owned {
+    if manage == Manage::Allowed && found.owned && (found.published || !found.foreign_publication) {
         return Ok(format!(
             "the reader will publish {table}, and set its replica identity where that is needed"
         ));
@@ -150,6 +165,10 @@ fn judge(
             let message =
                 format!("{table} is not in the publication, and the reader may not change the target");
             Err(Trouble::new("NOT_PUBLISHED", message, joined))
+        }
+        (Manage::Allowed, false) if found.owned => {
+            let message = format!("must be owner of publication {publication}");
+            Err(Trouble::new("PRIVILEGE", message, owner_statement(publication)))
         }
         (Manage::Allowed, false) => {
             let message = format!("must be owner of table {table}");
@@ -209,6 +228,8 @@ async fn describe(
             exists (select from pg_publication_tables t where t.pubname = $3
                 and t.schemaname = n.nspname and t.tablename = c.relname) as published,
             pg_has_role(c.relowner, 'usage') as owned,
+            exists (select from pg_publication p where p.pubname = $3
+                and not pg_has_role(p.pubowner, 'usage')) as foreign_publication,
             array(select format('%I.%I', pn.nspname, part.relname)
                 from (select c.oid as relid union select t.relid from pg_partition_tree(c.oid) t
                     where c.relkind = 'p') parts
@@ -230,6 +251,7 @@ async fn describe(
             has_key: row.try_get("has_key")?,
             published: row.try_get("published")?,
             owned: row.try_get("owned")?,
+            foreign_publication: row.try_get("foreign_publication")?,
             partial: row.try_get("partial")?,
         };
         found.insert(table, entry);
@@ -278,7 +300,9 @@ async fn settle(
             ..trouble
         }),
         Err(trouble) if trouble.code == "UNREACHABLE" => Standing::Waiting(trouble),
-        Err(trouble) => Standing::Refused(Trouble { cure: cure(table, &statements), ..trouble }),
+        Err(trouble) => {
+            Standing::Refused(Trouble { cure: cure(publication, table, found, &statements), ..trouble })
+        }
     }
 }
 
@@ -290,12 +314,16 @@ fn forbidden(table: &TableName, found: &Found, statements: &[String]) -> Standin
     Standing::Refused(Trouble::new("NOT_PUBLISHED", message, format!("{};", statements.join("; "))))
 }
 
-fn cure(table: &TableName, statements: &[String]) -> String {
-    format!(
-        "make the user the owner (alter table {} owner to <user>), or run as the owner: {};",
-        sql(table),
-        statements.join("; ")
-    )
+fn cure(publication: &str, table: &TableName, found: &Found, statements: &[String]) -> String {
+    let owner = match found.owned && found.foreign_publication {
+        true => owner_statement(publication),
+        false => format!("alter table {} owner to <user>;", sql(table)),
+    };
+    format!("make the user the owner ({owner}), or run as the owner: {};", statements.join("; "))
+}
+
+fn owner_statement(publication: &str) -> String {
+    format!("alter publication {} owner to <user>;", quoted(publication))
 }
 
 fn statements(publication: &str, table: &TableName, found: &Found, old_rows: bool) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! The replication slot: made, found, taken over, given up.
 
+use super::STATEMENT_TIMEOUT;
 use crate::trouble::Trouble;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use std::time::Duration;
@@ -54,10 +55,14 @@ pub(crate) async fn create(connection: &mut PgConnection, name: &str) -> Result<
     sqlx::raw_sql(AssertSqlSafe(format!("set statement_timeout = {milliseconds}")))
         .execute(&mut *connection)
         .await?;
-    let made = sqlx::query_scalar("select lsn::text from pg_create_logical_replication_slot($1, 'pgoutput')")
-        .bind(name)
-        .fetch_one(connection)
-        .await;
+    let making =
+        sqlx::query_scalar("select lsn::text from pg_create_logical_replication_slot($1, 'pgoutput')")
+            .bind(name)
+            .fetch_one(connection);
+    // A server that is gone does not time statements out.
+    let Ok(made) = tokio::time::timeout(CREATE_TIMEOUT + STATEMENT_TIMEOUT, making).await else {
+        return Err(Trouble::unreachable("no answer in time"));
+    };
     match made {
         Ok(lsn) => Ok(lsn),
         Err(sqlx::Error::Database(cause)) if cause.code().as_deref() == Some("57014") => Err(Trouble::new(

@@ -7,7 +7,11 @@ use crate::{
 use cdc::Manage;
 use database::tables::cdc::{MappingState, ReaderState};
 use serde_json::json;
-use std::{sync::Arc, time::Duration};
+use sqlx::AssertSqlSafe;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 const ORDERS: &str = "create table orders (id int primary key, status text)";
 
@@ -98,6 +102,30 @@ async fn another_process_takes_over_at_once_and_has_a_higher_term() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_written_down_holds_no_hand_over_up() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let (first, second) = (harness.start_live().await, harness.start());
+    let mut locking = harness.pool().begin().await.unwrap();
+    sqlx::query("lock table cdc_events in access exclusive mode").execute(&mut *locking).await.unwrap();
+    insert(&harness, 1, 5).await;
+    harness.events(5).await;
+    let lease = async |sql: &str| -> String {
+        let sql = format!("select ({sql})::text from leases where name like 'cdc/%'");
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(harness.pool()).await.unwrap()
+    };
+    let (term, runs_out) = (lease("term").await, lease("expires_at").await);
+    let stopping = tokio::spawn(first.stop());
+    harness.until("another leads", || async { lease("term").await != term }).await;
+    assert_eq!(lease(&format!("clock_timestamp() < '{runs_out}'")).await, "true", "it waited for the lease");
+    insert(&harness, 6, 6).await;
+    harness.events(6).await;
+    drop(locking);
+    stopping.await.unwrap();
+    harness.finish(second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_table_is_said_and_followed_once_it_is_there() {
     let harness = Harness::new(ORDERS).await;
     harness.mapping(json!({})).await;
@@ -115,6 +143,32 @@ async fn a_missing_table_is_said_and_followed_once_it_is_there() {
     harness.live().await;
     harness.sql("insert into later values (2, 'x')").await;
     harness.events(2).await;
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_made_again_is_followed_again_within_seconds() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let running = harness.start_live().await;
+    insert(&harness, 1, 1).await;
+    harness.events(1).await;
+    // As a tool does that changes a schema beside the old one.
+    harness.sql("create table other (id int primary key, status text, extra text)").await;
+    harness.sql("alter table orders rename to gone; alter table other rename to orders").await;
+    let begun = Instant::now();
+    let mut id = 1;
+    while harness.log.entries().len() == 1 {
+        id += 1;
+        insert(&harness, id, id).await;
+        assert!(begun.elapsed() < Duration::from_secs(10), "it is not followed again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    harness.sql("drop table orders").await;
+    harness.status_where("missed", |s| s.mappings.iter().any(|m| m.state == MappingState::Error)).await;
+    harness.sql(ORDERS).await;
+    harness.live().await;
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     harness.finish(running).await;
 }
 

@@ -5,7 +5,7 @@ use cdc::{
     Manage, TargetUrl,
     preflight::{Finding, Preflight, Severity},
 };
-use database::tables::mappings;
+use database::tables::{cdc::MappingState, mappings};
 use serde_json::json;
 
 async fn findings(harness: &Harness, manage: Manage) -> Vec<Finding> {
@@ -96,6 +96,38 @@ async fn a_user_without_rights_is_told_which() {
     let running = harness.start_live().await;
     let third = findings(&harness, Manage::Allowed).await;
     assert!(found(&third, "SLOT").message.contains("exists"));
+    running.stop().await;
+    harness.drop_slot().await;
+    harness
+        .sql(&format!("reassign owned by {role} to current_user; drop owned by {role}; drop role {role}"))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_of_another_is_found_and_its_cure_mends_it() {
+    let harness = Harness::new("create table orders (id int primary key, status text)").await;
+    harness.mapping(json!({})).await;
+    let role = format!("role_{}", harness.target.name);
+    harness.sql(&format!("create role {role} login password 'secret' replication")).await;
+    harness.sql(&format!("grant create on database {} to {role}", harness.target.name)).await;
+    harness.sql(&format!("alter table orders owner to {role}")).await;
+    harness.sql(&format!("create publication {}", harness.names().publication)).await;
+    let mut url = url::Url::parse(&harness.target.url).unwrap();
+    url.set_username(&role).unwrap();
+    url.set_password(Some("secret")).unwrap();
+    harness.targets.lock()[0].url = Ok(url.to_string());
+    let first = findings(&harness, Manage::Allowed).await;
+    assert_eq!(errors(&first), ["PRIVILEGE"], "{first:#?}");
+    // The reader says the same.
+    let running = harness.start();
+    let status =
+        harness.status_where("refused", |s| s.mappings.iter().any(|m| m.state == MappingState::Error)).await;
+    let cure = status.mappings[0].cure.as_deref().unwrap();
+    assert!(cure.contains("alter publication"), "{cure}");
+    harness.sql(found(&first, "PRIVILEGE").sql.as_deref().unwrap()).await;
+    let second = findings(&harness, Manage::Allowed).await;
+    assert_eq!(errors(&second), [""; 0], "{second:#?}");
+    harness.live().await;
     running.stop().await;
     harness.drop_slot().await;
     harness

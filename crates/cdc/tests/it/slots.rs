@@ -2,8 +2,10 @@
 
 use crate::harness::{Harness, payload, scope};
 use cdc::{CdcTarget, Manage};
-use database::tables::cdc::ReaderState;
+use database::tables::cdc::{self as cdc_tables, ReaderState};
 use serde_json::json;
+use shared_types::{Environment, Scope};
+use sqlx::AssertSqlSafe;
 use std::time::Duration;
 
 const ORDERS: &str = "create table orders (id int primary key, status text)";
@@ -56,6 +58,72 @@ async fn another_url_of_the_same_database_keeps_the_slot_and_loses_nothing() {
     harness.finish(running).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_dies_while_it_makes_its_slot_leaves_no_gap() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    // Making a slot waits for everything that writes.
+    let mut writer = harness.target.pool.begin().await.unwrap();
+    sqlx::query("select pg_current_xact_id()").execute(&mut *writer).await.unwrap();
+    let making = "select exists (select from pg_replication_slots where active_pid is not null and database = current_database())";
+    let first = harness.start();
+    harness.until("a slot that is being made", || async { harness.ask::<bool>(making).await }).await;
+    let maker = "select active_pid from pg_replication_slots where database = current_database()";
+    let before: i32 = harness.ask(maker).await;
+    first.kill().await;
+    let second = harness.start();
+    let again = format!(
+        "select exists (select from pg_replication_slots where active_pid <> {before} and database = current_database())"
+    );
+    harness.until("another that makes it", || async { harness.ask::<bool>(&again).await }).await;
+    writer.commit().await.unwrap();
+    let status = harness.live().await;
+    harness.sql("insert into orders values (1, 'x')").await;
+    harness.events(1).await;
+    assert_eq!((status.gap, harness.log.begun().len()), (None, 0));
+    harness.finish(second).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_target_that_does_not_answer_is_left_alone() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    cdc_tables::set_desired(harness.pool(), &scope(), false).await.unwrap();
+    harness.targets.lock()[0].url = Ok("postgres://nobody:secret@127.0.0.1:1/nowhere".to_owned());
+    let running = harness.start();
+    harness.status_where("stopped", |s| s.code.as_deref() == Some("STOPPED")).await;
+    let before = harness.looks();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let looks = harness.looks() - before;
+    assert!(looks <= 8, "{looks} looks within two seconds");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_stopped_beside_others_is_told_that_nothing_is_kept() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let staging = Scope::new(scope().application().clone(), Environment::Staging);
+    let mut second = harness.targets.lock()[0].clone();
+    second.scope = staging.clone();
+    harness.targets.lock().push(second);
+    let running = harness.start_live().await;
+    cdc_tables::set_desired(harness.pool(), &staging, false).await.unwrap();
+    harness
+        .until("it is said", || async {
+            let status = cdc_tables::status(harness.pool(), &staging).await.unwrap();
+            status.and_then(|s| s.message).is_some_and(|m| m.contains("is not kept for this one"))
+        })
+        .await;
+    harness.live().await;
+    // Where nobody else reads, everything is kept.
+    cdc_tables::set_desired(harness.pool(), &scope(), false).await.unwrap();
+    harness
+        .status_where("kept", |s| s.message.as_deref().is_some_and(|m| m.contains("keeps the target's log")))
+        .await;
+    harness.finish(running).await;
+}
+
 async fn slots(harness: &Harness) -> i64 {
     let sql = "select count(*) from pg_replication_slots where database = current_database()";
     harness.ask(sql).await
@@ -81,6 +149,34 @@ async fn a_target_that_nobody_names_any_more_is_given_up_by_whoever_comes_next()
     let status = harness.live().await;
     assert!(status.gap.is_none(), "what is given up on purpose is no gap");
     harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_gives_a_target_up_leads_it_until_that_is_done() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let running = harness.start_live().await;
+    // The publication cannot be dropped while this is open.
+    let mut holding = harness.target.pool.begin().await.unwrap();
+    let held = "set local idle_in_transaction_session_timeout = 0; comment on publication";
+    let comment = format!("{held} {} is 'held'", harness.names().publication);
+    sqlx::raw_sql(AssertSqlSafe(comment)).execute(&mut *holding).await.unwrap();
+    harness.targets.lock().clear();
+    harness.until("the slot is gone", || async { slots(&harness).await == 0 }).await;
+    // Longer than a lease lasts.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let led =
+        "select holder is not null and expires_at > clock_timestamp() from leases where name like 'cdc/%'";
+    assert!(sqlx::query_scalar::<_, bool>(led).fetch_one(harness.pool()).await.unwrap());
+    holding.rollback().await.unwrap();
+    harness.until("given up", || async { publications(&harness).await == 0 }).await;
+    let given_back = "select count(*) from leases where name like 'cdc/%' and holder is null";
+    harness
+        .until("given back", || async {
+            sqlx::query_scalar::<_, i64>(given_back).fetch_one(harness.pool()).await.unwrap() == 1
+        })
+        .await;
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
