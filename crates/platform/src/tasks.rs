@@ -67,6 +67,13 @@ impl Tasks {
     }
 }
 
+/// A start that fails lets its tasks go: that is not their fault, and must not bury the reason.
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.stopping.cancel();
+    }
+}
+
 /// Notices the end of a task, by return or by panic.
 struct FailOnDrop {
     name: &'static str,
@@ -92,6 +99,21 @@ mod tests {
         let tasks = Tasks::default();
         tasks.spawn("short", async {});
         tasks.failed().cancelled().await;
+    }
+
+    #[tokio::test]
+    async fn tasks_that_are_let_go_have_not_failed() {
+        let tasks = Tasks::default();
+        let (failed, (held, gone)) = (tasks.failed(), tokio::sync::oneshot::channel::<()>());
+        tasks.spawn("held", async move {
+            std::future::pending::<()>().await;
+            drop(held);
+        });
+        tokio::task::yield_now().await;
+        drop(tasks);
+        assert!(gone.await.is_err());
+        tokio::task::yield_now().await;
+        assert!(!failed.is_cancelled());
     }
 
     #[tokio::test]

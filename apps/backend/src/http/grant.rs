@@ -33,6 +33,11 @@ impl Actor {
     pub fn name(&self) -> &str {
         &self.0
     }
+
+    /// As whom clients hear it: the subject of a token (without one the token's id), `usr_…` or `key_…`.
+    pub fn client_id(&self) -> &str {
+        self.0.strip_prefix("client:").unwrap_or(&self.0)
+    }
 }
 
 impl<P: Permit> Grant<P> {
@@ -221,4 +226,18 @@ pub(super) fn wanted_environment(headers: &HeaderMap) -> Result<Option<Environme
     let Some(value) = headers.get("x-environment") else { return Ok(None) };
     let rule = || Problem::field("X-Environment", "must be development, staging or production");
     value.to_str().ok().and_then(|text| text.parse().ok()).map(Some).ok_or_else(rule)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Actor;
+
+    #[test]
+    fn clients_hear_a_token_by_its_subject() {
+        for (name, heard) in
+            [("client:alice", "alice"), ("client:a:b", "a:b"), ("key_1", "key_1"), ("usr_1", "usr_1")]
+        {
+            assert_eq!(Actor(name.to_owned()).client_id(), heard);
+        }
+    }
 }

@@ -282,7 +282,7 @@ pub(super) async fn broadcast(
     topic_registry::check_publishable(&channel, "message")?;
     grant.demand(Verb::Broadcast, channel.as_str())?;
     let data = carried(body.data.as_deref().unwrap_or(RawValue::NULL))?;
-    let from = Sender { client_id: grant.actor().name().to_owned(), socket_id: None };
+    let from = Sender { client_id: grant.actor().client_id().to_owned(), socket_id: None };
     let saying = saying(SayRequest { event: body.event, data, echo: false }, from);
     let id = saying.id.clone();
     state.channels.note_broadcast(grant.scope(), &channel, &saying);
