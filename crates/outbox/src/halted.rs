@@ -46,6 +46,12 @@ impl Halted {
         self.0.iter().filter(|(_, halt)| halt.until > now).map(|(topic, _)| topic.clone()).collect()
     }
 
+    /// Forgets those of `topics` that do not wait any more: another worker has gone on with them, or somebody has taken
+    /// their rows away.
+    pub fn forget(&mut self, topics: &[String], waiting: &[String]) {
+        self.0.retain(|topic, _| !topics.contains(topic) || waiting.contains(topic));
+    }
+
     /// All that have not gone on yet.
     pub fn topics(&self) -> Vec<String> {
         self.0.keys().cloned().collect()

@@ -73,6 +73,31 @@ pub async fn pending(executor: impl PgExecutor<'_>, form: Form, halted: &[String
     sqlx::query_scalar(sql).bind(PARTITIONS).bind(halted).fetch_all(executor).await
 }
 
+/// Those of `topics` of which rows wait.
+///
+/// # Errors
+/// Those of the database.
+pub async fn waiting(
+    executor: impl PgExecutor<'_>,
+    form: Form,
+    topics: &[String],
+) -> sqlx::Result<Vec<String>> {
+    let sql = match form {
+        Form::Platform => {
+            "select t from unnest($1::text[]) t where exists (
+                select from event_outbox where processed_at is null
+                    and hashtext(topic) & 15 = hashtext(regexp_replace(t, '^[^/]*/[^/]*/', '')) & 15
+                    and application_id || '/' || environment || '/' || topic = t)"
+        }
+        Form::Target => {
+            "select t from unnest($1::text[]) t where exists (
+                select from event_outbox where processed_at is null
+                    and hashtext(topic) & 15 = hashtext(t) & 15 and topic = t)"
+        }
+    };
+    sqlx::query_scalar(sql).bind(topics).fetch_all(executor).await
+}
+
 /// Takes `partition` until the transaction ends; `false` where another worker has it.
 ///
 /// # Errors

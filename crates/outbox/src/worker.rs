@@ -99,7 +99,7 @@ async fn upkeep(
             backlog.lag_seconds,
             backlog.pending.unsigned_abs(),
         );
-        let halted = halted.lock().expect("nobody panics while holding it").topics();
+        let halted = still_halted(source, halted).await?;
         let seen =
             Seen { pending: backlog.pending, oldest_ms: backlog.oldest_ms, halted: &halted, trouble: None };
         status::show(&source.platform, source.outbox.owner.as_ref(), &seen).await?;
@@ -109,6 +109,19 @@ async fn upkeep(
         clean(source).await?;
     }
     Ok(())
+}
+
+/// The topics that stand still, without those that have nothing left to go on with here.
+async fn still_halted(source: &Source, halted: &Mutex<Halted>) -> Result<Vec<String>, OutboxError> {
+    let locked = || halted.lock().expect("nobody panics while holding it");
+    let topics = locked().topics();
+    if topics.is_empty() {
+        return Ok(topics);
+    }
+    let waiting = table::waiting(&source.pool, source.form(), &topics).await?;
+    let mut halted = locked();
+    halted.forget(&topics, &waiting);
+    Ok(halted.topics())
 }
 
 /// Removes rows that were done more than 24 h ago, and lets the log forget their ids.

@@ -160,6 +160,20 @@ async fn a_failed_append_stops_its_topic_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_with_nothing_left_is_no_longer_called_halted() {
+    let harness = Harness::new().await;
+    harness.log.set(Fate::Refused("order.stuck".to_owned()));
+    harness.write("order.stuck", 1).await;
+    let service = harness.start();
+    let halted = "select count(*) from outbox_status where cardinality(halted) > 0";
+    until("it is shown", async || harness.count(halted).await == 1).await;
+    // As when another worker has gone on with it, or somebody has taken the row away.
+    sqlx::query("delete from event_outbox").execute(harness.pool()).await.unwrap();
+    until("it is forgotten", async || harness.count(halted).await == 0).await;
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_can_never_be_an_event_becomes_a_dead_letter_once() {
     let harness = Harness::new().await;
     let insert = "insert into event_outbox (topic, event_type, payload) values
