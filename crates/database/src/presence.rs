@@ -7,9 +7,33 @@ use presence::{Answer, Entered, Gone, Kind, LEASE, Member, Place, Presence, Pres
 use serde_json::Value;
 use shared_types::{AppId, Scope};
 use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
-use std::{future::Future, time::Duration};
+use std::{collections::HashSet, future::Future, time::Duration};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What enters given rows (in the order of the columns, the instance as `$1`), and makes sure that others come upon the
+/// instance, though it may not have taken its lease yet.
+macro_rules! entering {
+    ($given:literal) => {
+        concat!(
+            "with known as (insert into presence_instances (instance, expires_at) values ($1, '-infinity') \
+                            on conflict (instance) do nothing) \
+             insert into presence_members as m \
+                 (application_id, environment, place, socket_id, client_id, instance, data, joined_at) ",
+            $given,
+            " on conflict (application_id, environment, place, socket_id) do update \
+                  set client_id = excluded.client_id, instance = excluded.instance, data = excluded.data \
+              returning m.application_id, m.environment, m.place, m.socket_id, m.joined_at, xmax = 0 as is_new"
+        )
+    };
+}
+
+const ENTER: &str = entering!("values ($2, $3, $4, $5, $6, $1, $7, $8)");
+const ENTER_AGAIN: &str = entering!(
+    "select application, environment, place, socket, client, $1, data, since \
+     from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[]) \
+          as given (application, environment, place, socket, client, data, since)"
+);
 
 /// Presence on PostgreSQL.
 pub struct PostgresPresence {
@@ -56,33 +80,57 @@ fn gone(row: &PgRow) -> Result<Option<Gone>, sqlx::Error> {
 
 impl Presence for PostgresPresence {
     fn enter(&self, scope: &Scope, place: &Place, instance: &str, member: Member) -> Answer<Entered> {
-        let (pool, scope, place, instance) =
-            (self.pool.clone(), scope.clone(), place.text(), instance.to_owned());
+        let (pool, scope, is_channel) = (self.pool.clone(), scope.clone(), place.kind == Kind::Channel);
+        let (place, instance) = (place.text(), instance.to_owned());
         answer(async move {
-            let mut tx = pool.begin().await?;
-            known(&mut tx, &instance).await?;
-            let row = sqlx::query(
-                "insert into presence_members as m \
-                     (application_id, environment, place, socket_id, client_id, instance, data, joined_at) \
-                 values ($1, $2, $3, $4, $5, $6, $7, $8) \
-                 on conflict (application_id, environment, place, socket_id) do update \
-                     set client_id = excluded.client_id, instance = excluded.instance, data = excluded.data \
-                 returning m.joined_at, xmax = 0 as is_new",
-            )
-            .bind(scope.application().as_str())
-            .bind(scope.environment().as_str())
-            .bind(&place)
-            .bind(&member.socket_id)
-            .bind(&member.client_id)
-            .bind(&instance)
-            .bind(member.data.to_string())
-            .bind(member.joined_at)
-            .fetch_one(&mut *tx)
-            .await?;
-            tx.commit().await?;
-            let elsewhere = elsewhere(&pool, &scope, &place, &member.client_id, &instance).await?;
+            let row = sqlx::query(ENTER)
+                .bind(&instance)
+                .bind(scope.application().as_str())
+                .bind(scope.environment().as_str())
+                .bind(&place)
+                .bind(&member.socket_id)
+                .bind(&member.client_id)
+                .bind(member.data.to_string())
+                .bind(member.joined_at)
+                .fetch_one(&pool)
+                .await?;
+            let elsewhere = match is_channel {
+                true => Vec::new(),
+                false => elsewhere(&pool, &scope, &place, &member.client_id, &instance).await?,
+            };
             let member = Member { joined_at: row.try_get("joined_at")?, ..member };
             Ok(Entered { is_new: row.try_get("is_new")?, member, elsewhere })
+        })
+    }
+
+    fn enter_again(&self, instance: &str, members: Vec<(Scope, Place, Member)>) -> Answer<Vec<bool>> {
+        let (pool, instance) = (self.pool.clone(), instance.to_owned());
+        answer(async move {
+            let places: Vec<String> = members.iter().map(|(_, place, _)| place.text()).collect();
+            let of = |part: fn(&(Scope, Place, Member)) -> &str| members.iter().map(part).collect::<Vec<_>>();
+            let data: Vec<String> = members.iter().map(|(_, _, member)| member.data.to_string()).collect();
+            let rows = sqlx::query(ENTER_AGAIN)
+                .bind(&instance)
+                .bind(of(|(scope, ..)| scope.application().as_str()))
+                .bind(of(|(scope, ..)| scope.environment().as_str()))
+                .bind(&places)
+                .bind(of(|(.., member)| &member.socket_id))
+                .bind(of(|(.., member)| &member.client_id))
+                .bind(data)
+                .bind(members.iter().map(|(.., member)| member.joined_at).collect::<Vec<_>>())
+                .fetch_all(&pool)
+                .await?;
+            let mut new = HashSet::new();
+            for row in rows.iter() {
+                if row.try_get("is_new")? {
+                    new.insert(key(row)?);
+                }
+            }
+            let is_new = |((scope, _, member), place): (&(Scope, Place, Member), &String)| {
+                let (application, environment) = (scope.application().as_str(), scope.environment().as_str());
+                new.contains(&(application, environment, place.as_str(), member.socket_id.as_str()))
+            };
+            Ok(members.iter().zip(&places).map(is_new).collect())
         })
     }
 
@@ -260,6 +308,16 @@ impl Presence for PostgresPresence {
             Ok(rows.into_iter().map(|(key, text)| Record { key, text }).collect())
         })
     }
+}
+
+/// What no two members share: application, environment, place and socket.
+fn key(row: &PgRow) -> Result<(&str, &str, &str, &str), sqlx::Error> {
+    Ok((
+        row.try_get("application_id")?,
+        row.try_get("environment")?,
+        row.try_get("place")?,
+        row.try_get("socket_id")?,
+    ))
 }
 
 /// Makes sure that others come upon the instance, though it has not taken its lease yet.

@@ -47,7 +47,8 @@ pub struct Entered {
     pub is_new: bool,
     /// The member as it stands.
     pub member: Member,
-    /// Entries of the same client by other instances: (instance, member).
+    /// Entries of the same client by other instances: (instance, member). Not told of channels, whose members are not
+    /// announced.
     pub elsewhere: Vec<(String, Member)>,
 }
 
@@ -107,6 +108,10 @@ pub trait Presence: Send + Sync {
     /// gets the new data.
     fn enter(&self, scope: &Scope, place: &Place, instance: &str, member: Member) -> Answer<Entered>;
 
+    /// Puts members that `instance` holds into their places again, as [`Presence::enter`] does, a few hundred at once;
+    /// answers for each, in their order, whether it was missing. No member stands twice in the list.
+    fn enter_again(&self, instance: &str, members: Vec<(Scope, Place, Member)>) -> Answer<Vec<bool>>;
+
     /// Takes a connection out; answers who it was, if it was there.
     fn leave(&self, scope: &Scope, place: &Place, socket_id: &str) -> Answer<Option<Member>>;
 
@@ -149,6 +154,6 @@ pub trait Presence: Send + Sync {
     /// Removes records of the instance by their keys.
     fn release(&self, instance: &str, keys: Vec<String>) -> Answer<()>;
 
-    /// The instance's records, by key, at most `limit`.
+    /// Some of an instance's records, at most `limit`; fewer only where there are no more.
     fn records(&self, instance: &str, limit: usize) -> Answer<Vec<Record>>;
 }

@@ -222,6 +222,44 @@ async fn the_members_of_a_dead_instance_are_gone_within_fifteen_seconds() {
     assert_eq!((&gone["action"], &gone["member"]["clientId"]), (&json!("leave"), &json!("carol")));
 }
 
+/// Everybody is entered again as it was last, which nobody hears of; who leaves before that is heard to leave.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn members_that_the_store_has_lost_are_entered_again() {
+    let platform = Platform::start().await;
+    let (here, there) = (platform.instance().await, platform.instance().await);
+    let (mut alice, mut bob, mut carol) =
+        (plain(&here, "alice").await, plain(&here, "bob").await, plain(&there, "carol").await);
+    let with = |data: Value| json!({ "channel": "chat:room1", "data": data });
+    for client in [&mut carol, &mut alice, &mut bob] {
+        ask(client, "presence:enter", with(json!("here"))).await;
+    }
+    ask(&mut bob, "presence:update", with(json!("away"))).await;
+    for (action, who) in [("enter", "alice"), ("enter", "bob"), ("update", "bob")] {
+        let change = carol.frame().await.unwrap();
+        assert_eq!((&change["action"], &change["member"]["clientId"]), (&json!(action), &json!(who)));
+    }
+    platform.lose_members().await;
+    drop(alice);
+    let change = carol.frame().await.unwrap();
+    assert_eq!((&change["action"], &change["member"]["clientId"]), (&json!("leave"), &json!("alice")));
+    let expected = [("bob".to_owned(), json!("away")), ("carol".to_owned(), json!("here"))];
+    let again = async {
+        loop {
+            let seen = ask(&mut carol, "presence:get", json!({ "channel": "chat:room1" })).await;
+            let members = seen["members"].as_array().cloned().unwrap_or_default();
+            let member = |one: &Value| (one["clientId"].as_str().unwrap().to_owned(), one["data"].clone());
+            let mut members: Vec<_> = members.iter().map(member).collect();
+            members.sort_by(|a, b| a.0.cmp(&b.0));
+            if members == expected {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    soon("both are there again", again).await;
+    is_quiet(&mut carol).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_a_new_token_does_not_cover_ends_and_is_named() {
     let (_platform, instance) = Platform::with_instance().await;

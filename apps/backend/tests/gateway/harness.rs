@@ -207,6 +207,22 @@ impl Platform {
         }
     }
 
+    /// Loses all members of all places and leaves the leases, as a crash of whoever keeps them can.
+    pub async fn lose_members(&self) {
+        let Some(redis) = &self.redis else {
+            let sql = "truncate presence_members, presence_kept";
+            sqlx::query(sql).execute(&self.database.pool).await.unwrap();
+            return;
+        };
+        let delete =
+            "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end return 1";
+        for what in ["presence", "sockets", "clients", "places", "instance"] {
+            let pattern = format!("realtime:{what}:*");
+            assert_eq!(redis.command(&["EVAL", delete, "0", &pattern]), ["1"]);
+        }
+        redis.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    }
+
     /// Lets a topic's events up to `offset` go, as retention does.
     pub async fn expire(&self, topic: &str, offset: i64) {
         if let Some(redis) = &self.redis {

@@ -3,6 +3,7 @@
 //! Owns this instance's lease, the members that it holds, and its mailbox. Messages leave through the event log's
 //! announcements and come back through the hub; who is where is kept in the presence store.
 
+mod lease;
 pub mod mail;
 mod presence;
 mod watching;
@@ -26,6 +27,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// One member that a connection of this instance holds.
 type HeldKey = (Scope, Place, String);
 
+/// A member that is held.
+#[derive(Clone)]
+struct Held {
+    member: Member,
+    /// The store has not answered its entering yet.
+    is_entering: bool,
+}
+
 /// The channels of this instance.
 pub struct Channels {
     instance: String,
@@ -33,7 +42,8 @@ pub struct Channels {
     hub: Arc<Hub>,
     store: Arc<dyn Presence>,
     registry: Arc<Registry>,
-    held: Mutex<HashMap<HeldKey, Member>>,
+    held: Mutex<HashMap<HeldKey, Held>>,
+    lease: lease::Lease,
     /// Whether mail for this instance comes.
     mailbox: watch::Sender<bool>,
     calls: Mutex<HashMap<u64, mpsc::Sender<event_router::Letter>>>,
@@ -58,6 +68,7 @@ impl Channels {
             store,
             registry,
             held: Mutex::default(),
+            lease: lease::Lease::default(),
             mailbox: watch::Sender::new(false),
             calls: Mutex::default(),
             next_call: AtomicU64::new(1),
