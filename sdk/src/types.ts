@@ -18,8 +18,11 @@ export interface EventMetadata {
   timestamp: number;
   /** Source table (database events). */
   table?: string;
-  /** Row operation (database events); of a document, what happened to it (sync events). */
-  operation?: 'insert' | 'update' | 'delete';
+  /**
+   * Row operation (database events; `snapshot` for an existing row that a backfill sent); of a document, what happened to
+   * it (sync events).
+   */
+  operation?: 'insert' | 'update' | 'delete' | 'snapshot';
   /** Document revision (sync events). */
   revision?: number;
   /** Position in the topic's history, with `epoch`. Channel messages have none. */
