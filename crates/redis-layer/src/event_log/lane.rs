@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -52,9 +52,22 @@ pub struct Part {
     pub reply: oneshot::Sender<Result<Vec<Outcome>, LogError>>,
     /// When it was queued.
     pub queued: Instant,
+    /// Why an earlier part of the same call in this partition was not appended. Then this one is not either: behind its
+    /// positions the repeat of what is missing would look like something that the log already has.
+    pub failed: Arc<OnceLock<LogError>>,
 }
 
 impl Part {
+    /// Tells its caller what became of it.
+    fn answer(self, outcome: Result<Vec<Outcome>, LogError>) {
+        if let Err(error) = &outcome {
+            // The first failure is the call's.
+            let _ = self.failed.set(error.clone());
+        }
+        // A caller that went away does not want its answer; what was appended stays.
+        let _ = self.reply.send(outcome);
+    }
+
     fn bytes(&self) -> usize {
         self.entries.iter().map(|entry| entry.event.len()).sum()
     }
@@ -138,13 +151,15 @@ impl Lane {
                 self.held = Some(part);
                 break;
             }
-            let refused = match part.verdict.take() {
+            let verdict = part.verdict.take();
+            let refused = match (part.failed.get(), verdict) {
+                (Some(error), _) => Some(error.clone()),
                 _ if self.shore.full.load(Ordering::Relaxed) => Some(LogError::BacklogFull),
-                Some(verdict) => verdict.await.err(),
-                None => None,
+                (None, Some(verdict)) => verdict.await.err(),
+                (None, None) => None,
             };
             match refused {
-                Some(error) => drop(part.reply.send(Err(error))),
+                Some(error) => part.answer(Err(error)),
                 None => {
                     events += part.entries.len();
                     bytes += part.bytes();
@@ -168,15 +183,11 @@ impl Lane {
                 metrics.appends.inc_by(answer.appended as u64);
                 metrics.append_batch_size.observe(answer.appended as f64);
                 metrics.append_seconds.observe(started.elapsed().as_secs_f64());
-                // A caller that went away does not want its answer; what was appended stays.
-                parts
-                    .into_iter()
-                    .zip(answer.outcomes)
-                    .for_each(|(part, outcome)| drop(part.reply.send(outcome)));
+                parts.into_iter().zip(answer.outcomes).for_each(|(part, outcome)| part.answer(outcome));
             }
             Err(error) => {
                 tracing::warn!(%error, log.partition = self.partition.0, "could not append to the event log");
-                parts.into_iter().for_each(|part| drop(part.reply.send(Err(error.clone()))));
+                parts.into_iter().for_each(|part| part.answer(Err(error.clone())));
             }
         }
     }

@@ -40,7 +40,7 @@ use shared_types::Position;
 use sqlx::PgPool;
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -191,10 +191,12 @@ async fn append(
     let verdict = verdict.map(|ids| lane::verdict(Box::pin(no_conflict(shore, ids))));
     let queued = Instant::now();
     let mut answers = Vec::with_capacity(parts.len());
+    let mut failures: BTreeMap<u16, Arc<OnceLock<LogError>>> = BTreeMap::new();
     let sends = parts.into_iter().map(|(partition, numbers, entries)| {
         let (reply, answer) = oneshot::channel();
         answers.push((numbers, answer));
-        lanes[usize::from(partition.0)].send(Part { entries, verdict: verdict.clone(), reply, queued })
+        let (verdict, failed) = (verdict.clone(), failures.entry(partition.0).or_default().clone());
+        lanes[usize::from(partition.0)].send(Part { entries, verdict, reply, queued, failed })
     });
     let stopped = || LogError::Unavailable("the log is stopping".to_owned());
     // All at once, so that the first poll takes a place in each queue.

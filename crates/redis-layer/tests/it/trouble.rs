@@ -1,9 +1,10 @@
 //! What happens to servers and connections, and that nothing acknowledged is lost by it.
 
 use crate::harness::{Instance, append_one, entry, key, payloads, soon, unique, whole};
-use event_log::{EventLog as _, Identity, LogError, Outcome, Reach, Start, StoredEvent};
+use event_log::{EventLog as _, Identity, LogError, Outcome, Reach, SourcePosition, Start, StoredEvent};
 use presence::{Presence as _, Renewal};
 use redis_layer::RedisSettings;
+use shared_types::{EventId, MappingId};
 use std::{sync::Arc, time::Duration};
 use testkit::{LocalRedis, Persistence};
 use tokio::sync::mpsc;
@@ -279,4 +280,28 @@ async fn who_holds_a_lease_learns_that_the_server_may_have_lost_its_members() {
     });
     assert_eq!(renewed.await, Renewal::Emptied);
     assert_eq!(renew().await.unwrap(), Renewal::Held, "it is told once");
+}
+
+/// A call of more than one script, of which the first failed: whatever of it was appended all the same would make the
+/// repeat of what is missing look like something that the log already has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_server_that_was_away_missed_of_a_large_call_is_appended_when_it_is_repeated() {
+    let (mut server, database) = (LocalRedis::start(Persistence::Always), testkit::database().await);
+    let instance = Instance::start(RedisSettings::new(server.url()), &database);
+    let key = key("order.updated");
+    append_one(&instance.log, &key, 0).await;
+    let positioned = |lsn: u64| {
+        let at = SourcePosition { lsn, ordinal: 0, mapping: MappingId::from_stored("map_1") };
+        let identity = Identity::Positioned { source: "cdc:1".into(), term: 1, at };
+        entry(&key, EventId::generate().as_str(), &format!("{{\"n\":{lsn}}}"), identity)
+    };
+    let call = || (1..=1_200).map(positioned).collect::<Vec<_>>();
+    server.kill();
+    let refused = soon("an answer", instance.log.append(call())).await;
+    assert!(matches!(refused, Err(LogError::Unavailable(_))), "{refused:?}");
+    // What is left of the call may be under way still.
+    server.restart();
+    soon("appended", instance.log.append(call())).await.expect("appended");
+    let expected: Vec<String> = (0..=1_200).map(|number| format!("{{\"n\":{number}}}")).collect();
+    assert_eq!(payloads(&whole(&instance.log, &key).await), expected);
 }
