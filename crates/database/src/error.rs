@@ -6,7 +6,7 @@ use thiserror::Error;
 /// Why the database refused or failed.
 #[derive(Debug, Error)]
 pub enum DatabaseError {
-    /// It does not answer, or has no connection free in time.
+    /// It does not answer, takes no writes, or has no connection free in time.
     #[error("the database is unavailable: {0}")]
     Unavailable(#[source] sqlx::Error),
     /// A unique, foreign or check constraint refused the row.
@@ -39,6 +39,14 @@ impl DatabaseError {
     }
 }
 
+/// Whether a failure of this code is a state of the server, which passes: shutdown and start-up, a statement over its
+/// time, a server that takes no writes, connections or disk used up (class 53), files that fail (class 58).
+fn passes(code: &str) -> bool {
+    matches!(code, "57P01" | "57P02" | "57P03" | "57014" | "25006")
+        || code.starts_with("53")
+        || code.starts_with("58")
+}
+
 impl From<sqlx::Error> for DatabaseError {
     fn from(error: sqlx::Error) -> Self {
         use sqlx::Error as E;
@@ -48,8 +56,7 @@ impl From<sqlx::Error> for DatabaseError {
             }
             E::Database(cause) => match (cause.constraint(), cause.code().as_deref()) {
                 (Some(constraint), _) => Self::Constraint { constraint: constraint.to_owned() },
-                // Shutdown and start-up of the server, too many connections, a statement over its time.
-                (None, Some("57P01" | "57P02" | "57P03" | "53300" | "57014")) => Self::Unavailable(error),
+                (None, Some(code)) if passes(code) => Self::Unavailable(error),
                 _ => Self::Failed(error),
             },
             _ => Self::Failed(error),
@@ -60,7 +67,9 @@ impl From<sqlx::Error> for DatabaseError {
 impl From<DatabaseError> for Problem {
     fn from(error: DatabaseError) -> Self {
         match error {
-            DatabaseError::Unavailable(_) => Problem::unavailable("the database does not answer; try again"),
+            DatabaseError::Unavailable(_) => {
+                Problem::unavailable("the database does not answer, or takes nothing; try again")
+            }
             DatabaseError::Constraint { .. } => {
                 Problem::new(ErrorKind::Conflict, "CONFLICT", "contradicts what is stored")
             }
@@ -69,5 +78,16 @@ impl From<DatabaseError> for Problem {
                 Problem::internal()
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::passes;
+
+    #[test]
+    fn states_of_the_server_pass_and_faults_of_a_statement_do_not() {
+        assert!(["57P03", "25006", "53100", "53300", "58030"].into_iter().all(passes));
+        assert!(!["42P01", "22001", "25001", "XX000", ""].into_iter().any(passes));
     }
 }
