@@ -114,7 +114,8 @@ pub trait DocumentStore: Send + Sync {
     /// most `limit`.
     fn due(&self, now_ms: i64, limit: usize) -> BoxFuture<'_, Result<Vec<DocumentKey>, StoreError>>;
 
-    /// Forgets a portion of the revisions of before `before_ms`; answers how many, 0 where none is left.
+    /// Forgets a portion of the revisions of before `before_ms`; answers how many, 0 where none is left. What a flush that
+    /// is under way writes meanwhile is forgotten by a later call.
     fn forget_revisions(&self, before_ms: i64) -> BoxFuture<'_, Result<u64, StoreError>>;
 }
 
