@@ -114,7 +114,10 @@ async fn backfill(api: &Api, mapping: &str, wait: bool, as_json: bool) -> Outcom
         backfill = api.get(&path).await?;
         if !as_json && said != backfill["rowsSent"] {
             said = backfill["rowsSent"].clone();
-            terminal::note(&format!("{said} rows of about {}", backfill["rowsExpected"]));
+            // Unknown for a table that was never analyzed.
+            let of =
+                backfill["rowsExpected"].as_u64().map_or(String::new(), |rows| format!(" of about {rows}"));
+            terminal::note(&format!("{said} rows{of}"));
         }
     }
     if as_json {
