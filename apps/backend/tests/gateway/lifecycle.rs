@@ -135,6 +135,8 @@ async fn others_say_what_went_with_an_instance_that_died() {
     assert_eq!(bob.ask_frame(ask).await["type"], "ok");
     let of_bob = socket(&bob);
     reader.of_socket(CONNECTIONS, &of_bob, 1).await;
+    // What is not in the log yet when its instance dies nobody can say.
+    reader.of_socket(PRESENCE, &of_bob, 1).await;
     let alice = Plain::open(&here, &token("alice").sign()).await;
     drop(there);
     let said = reader.of_socket(CONNECTIONS, &of_bob, 2).await;
