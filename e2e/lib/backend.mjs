@@ -15,8 +15,8 @@ process.once('exit', () => {
 });
 
 export class Backend {
-  /** An instance that is ready. `secretKey` is the platform's `REALTIME_SECRET_KEY`. */
-  static async start(platform, secretKey) {
+  /** An instance that is ready. `secretKey` is the platform's `REALTIME_SECRET_KEY`, `settings` are variables of its own. */
+  static async start(platform, secretKey, settings = {}) {
     const backend = new Backend();
     backend.port = await freePort();
     backend.url = `http://127.0.0.1:${backend.port}`;
@@ -30,6 +30,7 @@ export class Backend {
       DATABASE_URL: platform.place.databaseUrl,
       REALTIME_SECRET_KEY: secretKey,
       ...(platform.redis && { REDIS_URL: platform.redis.url }),
+      ...settings,
     };
     const child = spawn(binary, [], { cwd: platform.folder, env, stdio: ['ignore', 'pipe', 'pipe'] });
     running.add(child);

@@ -2,6 +2,7 @@
 // a few at a time.
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
+import { connect as connectTcp } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { WebSocket } from 'ws';
 import { Backend } from '../lib/backend.mjs';
@@ -91,5 +92,22 @@ describe('two instances', () => {
     assert.equal(await within('the stop', SOON_MS, there.exited), 0);
     assert.equal(elsewhere.socket.readyState, WebSocket.OPEN, 'the other goes on');
     elsewhere.socket.close();
+  });
+
+  it('stop in time, whoever does not end', async () => {
+    const stopping = await Backend.start(platform, process.env.REALTIME_SECRET_KEY, { SHUTDOWN_SECONDS: '5' });
+    const request = connectTcp(stopping.port, '127.0.0.1');
+    request.on('error', () => {});
+    const head = ['POST /api/events HTTP/1.1', 'Host: localhost', `Authorization: Bearer ${platform.token}`];
+    // It is answered 100 when it is being read; the rest of it never comes.
+    const body = ['Content-Type: application/json', 'Expect: 100-continue', 'Content-Length: 100', '', '{'];
+    const begun = new Promise((resolve) => request.once('data', resolve));
+    request.write([...head, ...body].join('\r\n'));
+    assert.match(String(await within('the request', SOON_MS, begun)), /^HTTP\/1.1 100/);
+    const told = Date.now();
+    stopping.child.kill('SIGTERM');
+    assert.equal(await within('the stop', SOON_MS, stopping.exited), 0);
+    assert.ok(Date.now() - told < 5_000, `${Date.now() - told} ms`);
+    request.destroy();
   });
 });

@@ -10,16 +10,9 @@ use anyhow::{Context as _, Result};
 use axum::serve::ListenerExt as _;
 use event_router::Hub;
 use platform::Platform;
-use std::{
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
-use tokio::{net::TcpListener, task::JoinHandle};
+use std::{net::SocketAddr, sync::Arc};
+use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
-
-/// What is left of a graceful stop for closing when connections have ended.
-const CLOSING: Duration = Duration::from_secs(5);
 
 /// A running server.
 pub struct Server {
@@ -59,14 +52,13 @@ impl Server {
         Ok(Self { platform, gateway, stop, serving })
     }
 
-    /// Stops gracefully: says so on `/ready`, accepts nothing more, tells clients to reconnect elsewhere, finishes
-    /// requests, and closes within the configured time.
+    /// Stops gracefully: says so on `/ready`, accepts nothing more, tells clients to reconnect elsewhere, and finishes
+    /// requests.
     pub async fn stop(self) {
-        let limit = self.platform.config.shutdown.saturating_sub(CLOSING);
-        self.platform.draining.store(true, Ordering::Release);
+        let until = self.platform.begin_stop().served;
         self.stop.cancel();
-        self.gateway.drain(limit).await;
-        if tokio::time::timeout(CLOSING, self.serving).await.is_err() {
+        self.gateway.drain(until.saturating_duration_since(Instant::now()) * 9 / 10).await;
+        if tokio::time::timeout_at(until, self.serving).await.is_err() {
             tracing::warn!("some requests did not end in time");
         }
     }

@@ -15,8 +15,6 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// How long the workers may take to hand over and end.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// How long to wait before the platform's database is asked again.
 const RETRY: Duration = Duration::from_secs(1);
 /// After how long a log that does not answer is taken for one that takes nothing.
@@ -26,6 +24,7 @@ const DEFAULT_APPLICATION: &str = "app_default";
 
 /// Running workers.
 pub struct Workers {
+    platform: Arc<Platform>,
     stop: CancellationToken,
     cdc: oneshot::Receiver<()>,
     outbox: oneshot::Receiver<()>,
@@ -54,14 +53,15 @@ impl Workers {
             let _ = ended.send(());
             working.tasks.stopping().cancelled().await;
         });
-        Ok(Self { stop, cdc, outbox })
+        Ok(Self { platform, stop, cdc, outbox })
     }
 
     /// Hands over and ends.
     pub async fn stop(self) {
+        let until = self.platform.begin_stop().served;
         self.stop.cancel();
         let end = |name: &'static str, ended: oneshot::Receiver<()>| async move {
-            if tokio::time::timeout(STOP_WITHIN, ended).await.is_err() {
+            if tokio::time::timeout_at(until, ended).await.is_err() {
                 tracing::warn!(worker = name, "a worker did not end in time");
             }
         };

@@ -4,9 +4,11 @@
 //! backend and the workers build on a [`Platform`].
 
 mod program;
+mod stopping;
 mod tasks;
 
 pub use program::{ProgramError, install_crypto, listen, program, until_stopped};
+pub use stopping::StopTimes;
 pub use tasks::Tasks;
 
 use auth::{AuthSettings, Authenticator};
@@ -28,7 +30,7 @@ use sha2::{Digest as _, Sha256};
 use shared_config::{Config, Environment, SyncWriteMode};
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -78,6 +80,7 @@ pub struct Platform {
     pub sealer: Arc<Sealer>,
     /// Whether the process is stopping.
     pub draining: Arc<AtomicBool>,
+    stop_times: OnceLock<StopTimes>,
     /// Its background tasks.
     pub tasks: Tasks,
     migrated: watch::Sender<bool>,
@@ -117,6 +120,7 @@ impl Platform {
             authenticator,
             sealer,
             draining: Arc::new(AtomicBool::new(false)),
+            stop_times: OnceLock::new(),
             tasks,
             migrated: watch::Sender::new(false),
         });
@@ -206,11 +210,17 @@ impl Platform {
         }
     }
 
+    /// Begins to stop, where nobody has yet: `/ready` says so from now on. Answers when what is to be over.
+    pub fn begin_stop(&self) -> StopTimes {
+        self.draining.store(true, Ordering::Release);
+        *self.stop_times.get_or_init(|| StopTimes::new(tokio::time::Instant::now(), self.config.shutdown))
+    }
+
     /// Stops all background tasks in order and closes the pool.
     pub async fn stop(&self) {
-        self.draining.store(true, Ordering::Release);
-        self.tasks.stop().await;
-        let _ = tokio::time::timeout(PATIENCE, self.pool.close()).await;
+        let times = self.begin_stop();
+        self.tasks.stop(times.ended).await;
+        let _ = tokio::time::timeout_at(times.closed, self.pool.close()).await;
     }
 }
 

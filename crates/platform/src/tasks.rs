@@ -1,12 +1,9 @@
 //! The background tasks of a process: owned, watched, and stopped together.
 
 use parking_lot::Mutex;
-use std::{future::Future, time::Duration};
-use tokio::task::JoinSet;
+use std::future::Future;
+use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
-
-/// How long tasks may take to end once they are told.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// A set of background tasks. One that ends without having been told to is a fault, which ends the process in
 /// order, so that whoever runs it starts it anew.
@@ -55,12 +52,12 @@ impl Tasks {
         started
     }
 
-    /// Tells all tasks to end and waits for them.
-    pub async fn stop(&self) {
+    /// Tells all tasks to end and waits for them, at most until `until`.
+    pub async fn stop(&self, until: Instant) {
         self.stopping.cancel();
         let mut set = std::mem::take(&mut *self.set.lock());
         let all = async { while set.join_next().await.is_some() {} };
-        if tokio::time::timeout(STOP_WITHIN, all).await.is_err() {
+        if tokio::time::timeout_at(until, all).await.is_err() {
             tracing::warn!(tasks = set.len(), "background tasks did not end in time");
             set.abort_all();
         }
@@ -93,6 +90,7 @@ impl Drop for FailOnDrop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[tokio::test]
     async fn a_task_that_ends_unasked_is_noticed() {
@@ -121,7 +119,7 @@ mod tests {
         let tasks = Tasks::default();
         let stop = tasks.stopping();
         tasks.spawn("patient", async move { stop.cancelled().await });
-        tasks.stop().await;
+        tasks.stop(Instant::now() + Duration::from_secs(10)).await;
         assert!(!tasks.failed().is_cancelled());
     }
 }

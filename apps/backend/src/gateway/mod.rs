@@ -56,7 +56,7 @@ use session::Session;
 use shared_config::Config;
 use shared_types::{ErrorKind, Problem, Scope, TopicName};
 use std::{net::IpAddr, sync::Arc, time::Duration};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How much of a client's name is kept, in characters.
@@ -242,13 +242,15 @@ impl Gateway {
         tokio::join!(registry, channels, lifecycle, self.polling.sweep(stop));
     }
 
-    /// Ends all connections gracefully, within about `limit`.
+    /// Ends all connections gracefully, within `limit`; the last quarter is for saying that they have ended.
     pub async fn drain(&self, limit: Duration) {
-        self.registry.drain(limit).await;
+        let begun = Instant::now();
+        let gone = begun + limit * 3 / 4;
+        self.registry.drain(gone).await;
         self.tasks.close();
-        let _ = tokio::time::timeout(limit, self.tasks.wait()).await;
-        self.registry.lifecycle.finish(limit).await;
-        self.channels.retire().await;
+        let _ = tokio::time::timeout_at(gone, self.tasks.wait()).await;
+        self.registry.lifecycle.finish(begun + limit * 7 / 8).await;
+        let _ = tokio::time::timeout_at(begun + limit, self.channels.retire()).await;
     }
 
     /// Whether `token` lets somebody in from where the handshake comes.

@@ -365,19 +365,22 @@ impl Registry {
     }
 
     /// Lets nobody in any more and tells all clients to reconnect, spread over a few seconds; answers when they are
-    /// gone or `limit` is over.
-    pub async fn drain(&self, limit: Duration) {
+    /// gone, or at `until`.
+    pub async fn drain(&self, until: tokio::time::Instant) {
         self.stopping.store(true, Ordering::Relaxed);
         self.expected.iter().for_each(|outbox| outbox.close(CloseReason::GoingAway));
         let outboxes: Vec<Arc<Outbox>> = self.connections.iter().map(|c| c.outbox.clone()).collect();
         // A few connections need no spreading, so that a laptop stops at once.
-        let pause = if outboxes.len() > 100 { SPREAD / outboxes.len() as u32 } else { Duration::ZERO };
         let begun = tokio::time::Instant::now();
+        let spread = SPREAD.min(until.saturating_duration_since(begun) / 2);
+        let pause = if outboxes.len() > 100 { spread / outboxes.len() as u32 } else { Duration::ZERO };
         for (number, outbox) in outboxes.iter().enumerate() {
             outbox.close(CloseReason::GoingAway);
             tokio::time::sleep_until(begun + pause * number as u32).await;
         }
-        while !(self.connections.is_empty() && self.expected.is_empty()) && begun.elapsed() < limit {
+        while !(self.connections.is_empty() && self.expected.is_empty())
+            && tokio::time::Instant::now() < until
+        {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

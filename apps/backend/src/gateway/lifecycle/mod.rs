@@ -20,7 +20,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Events appended at a time.
@@ -153,9 +156,9 @@ impl Lifecycle {
         }
     }
 
-    /// Waits until everything that happened is in the log, at most `limit`. What is left then is said by whoever finds
-    /// this instance gone.
-    pub async fn finish(&self, limit: Duration) {
+    /// Waits for everything that happened to be in the log, at most until `until`. What is left then is said by whoever
+    /// finds this instance gone.
+    pub async fn finish(&self, until: Instant) {
         let done = async {
             loop {
                 let idle = self.idle.notified();
@@ -165,7 +168,7 @@ impl Lifecycle {
                 idle.await;
             }
         };
-        if tokio::time::timeout(limit, done).await.is_err() {
+        if tokio::time::timeout_at(until, done).await.is_err() {
             let waiting = self.waiting.lock().queue.len();
             tracing::warn!(
                 waiting,
