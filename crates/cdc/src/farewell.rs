@@ -1,7 +1,7 @@
 //! Giving up the slot of a target that nobody names any more.
 
 use crate::{
-    lead::{lease_name, renew},
+    lead::{lease_name, renew_in_time},
     service::CdcParts,
     target::{self, TargetUrl, publication, slot},
     trouble::Trouble,
@@ -17,7 +17,6 @@ use outbound::Policy;
 use shared_types::Scope;
 use std::time::Duration;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 /// How long giving a slot up may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -60,10 +59,10 @@ impl Farewell {
         let leader = &self.parts.leader;
         let asked = Instant::now();
         let Ok(Some(term)) = leader.acquire(&lease, &self.holder).await else { return };
-        let done = CancellationToken::new();
+        // Dropping a slot is fenced by nothing but the lease.
         let given_up = tokio::select! {
             given_up = tokio::time::timeout(PATIENCE, self.give_up()) => given_up.unwrap_or_else(|_| Err(too_late())),
-            () = renew(leader.clone(), lease.clone(), term, asked, done) => Err(overtaken()),
+            () = renew_in_time(leader.clone(), lease.clone(), term, asked) => Err(overtaken()),
         };
         match given_up {
             Ok(()) => tracing::info!(cdc.slot = self.slot.slot, "gave the target up"),

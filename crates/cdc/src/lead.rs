@@ -102,7 +102,7 @@ impl Lead {
         }
     }
 
-    /// Reads in `term` until told to stop, or until the lease is lost.
+    /// Reads in `term` until told to stop, or until another leads.
     async fn lead(&self, lease: &str, term: u64, asked: Instant, recording: &mut JoinSet<()>) -> Ended {
         tracing::info!(lease, cdc.term = term, "leading a target");
         let status = Status::new();
@@ -194,36 +194,55 @@ impl Lead {
     }
 }
 
-/// Renews the lease that was asked for at `asked` until `session` ends; ends it when the lease is lost or cannot be
-/// renewed in time.
-pub(crate) async fn renew(
-    leader: Arc<dyn Leader>,
-    lease: String,
-    term: u64,
-    asked: Instant,
-    session: CancellationToken,
-) {
+/// Renews the lease until `session` ends, and ends it when the lease is another's. While leases do not answer this goes
+/// on: whatever a leader appends, spills or confirms is fenced by its term, and a target must be read while they are
+/// away.
+async fn renew(leader: Arc<dyn Leader>, lease: String, term: u64, asked: Instant, session: CancellationToken) {
     let mut renewed = asked;
+    let mut is_said = false;
     while !session.is_cancelled() {
         tokio::select! {
             () = session.cancelled() => return,
             () = tokio::time::sleep(RENEW) => {}
         }
         let asked = Instant::now();
-        // An answer that comes later than the lease lasts says nothing any more.
-        let left = LEASE.saturating_sub(renewed.elapsed());
-        match tokio::time::timeout(left, leader.renew(&lease, term)).await {
-            Ok(Ok(true)) => renewed = asked,
-            Ok(Ok(false)) => {
+        match leader.renew(&lease, term).await {
+            Ok(true) => {
+                if std::mem::take(&mut is_said) {
+                    tracing::info!(lease, "the lease is renewed again");
+                }
+                renewed = asked;
+            }
+            Ok(false) => {
                 tracing::warn!(lease, "another process leads now");
                 session.cancel();
             }
-            Ok(Err(_)) | Err(_) if renewed.elapsed() >= LEASE => {
-                tracing::warn!(lease, "the lease could not be renewed in time");
-                session.cancel();
+            Err(error) if renewed.elapsed() >= LEASE && !is_said => {
+                is_said = true;
+                tracing::warn!(%error, lease, "the lease cannot be renewed; reading goes on until another leads");
             }
-            Ok(Err(error)) => tracing::debug!(%error, lease, "could not renew the lease"),
-            Err(_) => {}
+            Err(error) => tracing::debug!(%error, lease, "could not renew the lease"),
         }
     }
 }
+
+/// Renews the lease that was asked for at `asked` for as long as it surely holds: for what no term fences.
+pub(crate) async fn renew_in_time(leader: Arc<dyn Leader>, lease: String, term: u64, asked: Instant) {
+    let mut renewed = asked;
+    loop {
+        tokio::time::sleep_until((Instant::now() + RENEW).min(renewed + LEASE)).await;
+        let asked = Instant::now();
+        // An answer that comes later than the lease lasts says nothing any more.
+        match tokio::time::timeout_at(renewed + LEASE, leader.renew(&lease, term)).await {
+            Ok(Ok(true)) => renewed = asked,
+            Ok(Ok(false)) => return tracing::warn!(lease, "another process leads now"),
+            Ok(Err(error)) if renewed.elapsed() < LEASE => {
+                tracing::debug!(%error, lease, "could not renew the lease");
+            }
+            Ok(Err(_)) | Err(_) => return tracing::warn!(lease, "the lease could not be renewed in time"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

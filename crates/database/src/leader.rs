@@ -1,14 +1,15 @@
 //! Leases on PostgreSQL: a row each, held by one session a process that lives as long as the process does.
 //!
 //! A holder that dies ends its session, and its leases can be taken at once; one whose machine is gone loses them when
-//! they run out. A lease that is given back is told by NOTIFY.
+//! they run out. A lease that is given back is told by NOTIFY. Where leases are kept elsewhere, their terms are still
+//! counted in these rows ([`PostgresTerms`]).
 
 use crate::{
     Pool,
     tables::leases::{self, LeaseSession},
 };
 use futures::future::BoxFuture;
-use leadership::{LEASE, Leader, LeadershipError, RENEW};
+use leadership::{Answer, LEASE, Leader, LeadershipError, RENEW, Terms};
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use std::{future::Future, sync::Arc, time::Duration};
 use tokio::{
@@ -55,18 +56,18 @@ async fn within<T>(
 }
 
 impl Leader for PostgresLeader {
-    fn acquire(&self, name: &str, holder: &str) -> BoxFuture<'static, Result<Option<u64>, LeadershipError>> {
+    fn acquire(&self, name: &str, holder: &str) -> Answer<Option<u64>> {
         let (pool, session) = (self.pool.clone(), *self.session.borrow());
         let (name, holder) = (name.to_owned(), holder.to_owned());
         Box::pin(async move { within(leases::acquire(&pool, &name, &holder, session, LEASE)).await })
     }
 
-    fn renew(&self, name: &str, term: u64) -> BoxFuture<'static, Result<bool, LeadershipError>> {
+    fn renew(&self, name: &str, term: u64) -> Answer<bool> {
         let (pool, session, name) = (self.pool.clone(), *self.session.borrow(), name.to_owned());
         Box::pin(async move { within(leases::renew(&pool, &name, term, session, LEASE)).await })
     }
 
-    fn release(&self, name: &str, term: u64) -> BoxFuture<'static, Result<(), LeadershipError>> {
+    fn release(&self, name: &str, term: u64) -> Answer<()> {
         let (pool, name) = (self.pool.clone(), name.to_owned());
         Box::pin(async move { within(leases::release(&pool, &name, term)).await })
     }
@@ -80,6 +81,36 @@ impl Leader for PostgresLeader {
             };
             let _ = tokio::time::timeout(RENEW, told).await;
         })
+    }
+}
+
+/// The terms of leases that are kept elsewhere, counted in the rows of those that are kept here: so they grow over every
+/// change from the one to the other.
+pub struct PostgresTerms {
+    pool: Pool,
+}
+
+impl PostgresTerms {
+    /// Terms in the database of `pool`, which need not be reachable yet.
+    pub fn new(pool: Pool) -> Self {
+        Self { pool }
+    }
+}
+
+impl Terms for PostgresTerms {
+    fn raise(&self, name: &str, holder: &str) -> Answer<Option<u64>> {
+        let (pool, name, holder) = (self.pool.clone(), name.to_owned(), holder.to_owned());
+        Box::pin(async move { within(leases::raise(&pool, &name, &holder)).await })
+    }
+
+    fn holder(&self, name: &str, term: u64) -> Answer<Option<String>> {
+        let (pool, name) = (self.pool.clone(), name.to_owned());
+        Box::pin(async move { within(leases::holder(&pool, &name, term)).await })
+    }
+
+    fn end(&self, name: &str, term: u64) -> Answer<()> {
+        let (pool, name) = (self.pool.clone(), name.to_owned());
+        Box::pin(async move { within(leases::release(&pool, &name, term)).await })
     }
 }
 

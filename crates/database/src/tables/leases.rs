@@ -67,6 +67,34 @@ pub async fn acquire(
     Ok(term.and_then(|term| u64::try_from(term).ok()))
 }
 
+/// Counts a new term of the lease `name`, higher than all before, for `holder`, who holds the lease elsewhere; `None`
+/// where somebody holds it here. It is not held here then: who knows of no other place may take it at once, and has a
+/// higher term.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn raise(
+    executor: impl PgExecutor<'_>,
+    name: &str,
+    holder: &str,
+) -> Result<Option<u64>, DatabaseError> {
+    acquire(executor, name, holder, None, Duration::ZERO).await
+}
+
+/// Who was given `term`, as long as it is the last and was not given back.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn holder(
+    executor: impl PgExecutor<'_>,
+    name: &str,
+    term: u64,
+) -> Result<Option<String>, DatabaseError> {
+    let query = sqlx::query_scalar("select holder from leases where name = $1 and term = $2");
+    let holder = query.bind(name).bind(i64::try_from(term).unwrap_or(i64::MAX)).fetch_optional(executor);
+    Ok(holder.await?.flatten())
+}
+
 /// Holds the lease for another `length`; `false` where somebody else has taken it since.
 ///
 /// # Errors
