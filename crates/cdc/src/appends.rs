@@ -5,6 +5,7 @@
 //! the second to succeed, the first's repeat would look like something that the log already has.
 
 use crate::spill::{Spill, SpillError};
+use database::tables::cdc_slots::Seen;
 use event_log::LogError;
 use event_router::{EventRouter, Routed};
 use futures::future::BoxFuture;
@@ -57,7 +58,10 @@ pub(crate) struct Appends {
     /// Behind the last transaction that was read to its end.
     finished: u64,
     confirmed: u64,
-    commit_ms: i64,
+    /// The transaction that was begun last.
+    transaction: Seen,
+    /// The last one that made events.
+    seen: Option<Seen>,
     /// When the oldest of `waiting` was committed.
     oldest_ms: i64,
     in_transaction: bool,
@@ -75,23 +79,25 @@ impl Appends {
             in_flight: None,
             finished: 0,
             confirmed: 0,
-            commit_ms: 0,
+            transaction: Seen { lsn: 0, commit_ms: 0, xid: 0 },
+            seen: None,
             oldest_ms: 0,
             in_transaction: false,
         }
     }
 
     /// A transaction begins.
-    pub fn begin(&mut self, commit_ms: i64) {
+    pub fn begin(&mut self, transaction: Seen) {
         self.in_transaction = true;
-        self.commit_ms = commit_ms;
+        self.transaction = transaction;
     }
 
     /// An event of the open transaction.
     pub fn push(&mut self, event: Routed) {
         if self.waiting.is_empty() {
-            self.oldest_ms = self.commit_ms;
+            self.oldest_ms = self.transaction.commit_ms;
         }
+        self.seen = Some(self.transaction);
         self.bytes += event.draft.payload.as_str().len() + event.draft.extra_metadata.len();
         self.waiting.push(event);
     }
@@ -150,6 +156,11 @@ impl Appends {
         self.in_flight.as_ref().map(|in_flight| in_flight.oldest_ms).or(waiting)
     }
 
+    /// The last transaction that made events.
+    pub fn seen(&self) -> Option<Seen> {
+        self.seen
+    }
+
     /// Up to where the target may forget.
     pub fn confirmed(&self) -> u64 {
         self.confirmed
@@ -173,10 +184,10 @@ impl Appends {
         self.complete = 0;
         self.bytes =
             self.waiting.iter().map(|e| e.draft.payload.as_str().len() + e.draft.extra_metadata.len()).sum();
-        let (events, commit_ms, spilled) = (batch.len(), self.commit_ms, self.spill.is_some());
+        let (events, commit_ms, spilled) = (batch.len(), self.transaction.commit_ms, self.spill.is_some());
         let acknowledged = Acknowledged { events, commit_ms, spilled };
         let future = self.send(batch);
-        let oldest_ms = std::mem::replace(&mut self.oldest_ms, self.commit_ms);
+        let oldest_ms = std::mem::replace(&mut self.oldest_ms, self.transaction.commit_ms);
         let (covers, begun) = (self.finished, Instant::now());
         self.in_flight = Some(InFlight { future, covers, begun, acknowledged, oldest_ms });
         true

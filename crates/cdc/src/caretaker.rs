@@ -9,7 +9,8 @@ mod slot;
 use crate::{
     lead::Group,
     plan::Plan,
-    status::Status,
+    seen::{Expected, SeenKeeper},
+    status::{Status, lsn_text},
     target::{
         self, Identity, Names, inspect,
         publication::{self, Standing},
@@ -22,10 +23,12 @@ use database::{
     sealing::Sealer,
     tables::{
         cdc,
+        cdc_slots::Seen,
         mappings::{self, Mapping},
     },
 };
 use shared_types::mapping::TableName;
+use slot::Loss;
 use sqlx::PgConnection;
 use std::{
     collections::BTreeMap,
@@ -55,6 +58,8 @@ pub(crate) struct Prepared {
     pub creation: String,
     /// Whether the subscribers of the topics are still to be told of what was lost with an earlier slot.
     pub gap_untold: bool,
+    /// The last transaction that was read from the slot and made events.
+    pub seen: Option<Seen>,
 }
 
 /// What is looked after.
@@ -75,10 +80,13 @@ pub(crate) struct Caretaker {
     sealer: Arc<Sealer>,
     status: Arc<Status>,
     pub plan: watch::Sender<Arc<Plan>>,
-    /// Why the slot must be made anew before it is read again.
-    remake: Option<String>,
+    /// What was read last.
+    pub seen: Arc<SeenKeeper>,
+    /// Why the slot cannot be read on as it was.
+    loss: Option<Loss>,
     control: Option<target::Connection>,
-    seen: Option<i64>,
+    /// The version of the mappings that were looked at last.
+    version: Option<i64>,
     look_again: Instant,
     lock_wait: Duration,
     heartbeat_due: Instant,
@@ -91,14 +99,15 @@ impl Caretaker {
     /// A caretaker that has not looked yet.
     pub fn new(pool: Pool, sealer: Arc<Sealer>, charge: Charge, status: Arc<Status>) -> Self {
         Self {
+            seen: SeenKeeper::new(pool.clone(), &charge),
             charge,
             pool,
             sealer,
             status,
             plan: watch::Sender::new(Arc::new(Plan::default())),
-            remake: None,
+            loss: None,
             control: None,
-            seen: None,
+            version: None,
             look_again: Instant::now(),
             lock_wait: LOCK_AGAIN,
             heartbeat_due: Instant::now(),
@@ -117,7 +126,7 @@ impl Caretaker {
         let (version, active) = self.active().await?;
         if active.is_empty() {
             self.give_up().await?;
-            self.seen = Some(version);
+            self.version = Some(version);
             return Ok(None);
         }
         target::limited(target::check_wal_level(self.control().await?)).await?;
@@ -125,9 +134,25 @@ impl Caretaker {
         // Making a slot can take as long as the longest open transaction.
         self.status.set_mappings(aligned.statuses(Slot::Wanted));
         let prepared = self.slot().await?;
-        self.seen = Some(version);
+        self.version = Some(version);
         self.announce(aligned);
         Ok(Some(prepared))
+    }
+
+    /// What a stream that reads the slot from now on has to hold, where it was `seen`; `None` where the slot was
+    /// confirmed past it.
+    ///
+    /// # Errors
+    /// [`Trouble::set_back`] where the target's log ends before it; else the trouble that keeps it from answering.
+    pub async fn expected(&mut self, seen: Seen) -> Result<Option<Expected>, Trouble> {
+        let name = self.charge.names.slot.clone();
+        let standing = target::limited(target::slot::standing(self.control().await?, &name)).await?;
+        let Some(standing) = standing else { return Ok(None) };
+        if let Some(end) = standing.end.filter(|end| *end <= seen.lsn) {
+            let (read, end) = (lsn_text(seen.lsn), lsn_text(end));
+            return Err(Trouble::set_back(&format!("it was read up to {read}, and its log ends at {end}")));
+        }
+        Ok(standing.confirmed.filter(|confirmed| *confirmed <= seen.lsn).map(|_| Expected(seen)))
     }
 
     /// Looks after the target while it is read; ends when no mapping is active any more.
@@ -153,7 +178,7 @@ impl Caretaker {
         loop {
             tokio::time::sleep(LOOK).await;
             if let Ok(version) = cdc::version(&self.pool).await
-                && self.seen != Some(version)
+                && self.version != Some(version)
             {
                 return;
             }
@@ -163,7 +188,7 @@ impl Caretaker {
     /// Looks once; whether any mapping is active.
     async fn look(&mut self, due: bool) -> Result<bool, Trouble> {
         let version = cdc::version(&self.pool).await.map_err(Trouble::platform)?;
-        if due || self.seen != Some(version) {
+        if due || self.version != Some(version) {
             let (version, active) = self.active().await?;
             if active.is_empty() {
                 return Ok(false);
@@ -173,7 +198,7 @@ impl Caretaker {
                 let aligned = self.align(active).await?;
                 self.announce(aligned);
             }
-            self.seen = Some(version);
+            self.version = Some(version);
         }
         if Instant::now() >= self.watch_due {
             self.watch_slot().await?;

@@ -17,6 +17,7 @@ pub mod preflight;
 mod reader;
 mod recorder;
 pub mod row;
+mod seen;
 mod service;
 mod session;
 mod snapshots;

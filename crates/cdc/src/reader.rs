@@ -114,7 +114,11 @@ impl Reader {
             ended = self.read() => ended,
             () = stop.cancelled() => Ended::Stopped,
         };
-        // Whoever reads next must find the slot free.
+        // Whoever reads next must know what was read, as far as that can be said in a moment.
+        if !matches!(tokio::time::timeout(LET_GO, self.caretaker.seen.note()).await, Ok(Ok(()))) {
+            tracing::debug!(cdc.slot = %self.names.slot, "could not note what was read last");
+        }
+        // And find the slot free.
         if let Some(opening) = self.opening.take() {
             opening.abandon(LET_GO).await;
         }
@@ -157,6 +161,7 @@ impl Reader {
 
     /// One stream, from its preparation to its end; `Ok` where no mapping was active and now one may be.
     async fn attempt(&mut self) -> Result<(), Failure> {
+        self.caretaker.seen.note().await?;
         let spill = self.take_over().await?;
         if spill.size().events > 0 && !self.caretaker.has_mappings().await? {
             // It goes with the slot, which is given up next.
@@ -183,10 +188,15 @@ impl Reader {
         if stream.system != self.caretaker.charge.identity.system {
             return Err(Failure::OtherCluster);
         }
+        let expected = match prepared.seen {
+            Some(seen) => self.caretaker.expected(seen).await?,
+            None => None,
+        };
         let plan = self.caretaker.plan.subscribe();
         let (to_stream, inbox) = mpsc::channel(TO_STREAM);
         let backfill = self.backfill(to_stream);
-        let mut session = Session::new(self, stream, &prepared, plan, inbox, spill);
+        let seen = self.caretaker.seen.clone();
+        let mut session = Session::new(self, stream, &prepared, expected, plan, inbox, spill);
         self.is_refused = false;
         self.status.set(ReaderState::Streaming, None);
         tracing::info!(cdc.slot = %self.names.slot, cdc.term = self.term, "reading row changes");
@@ -194,6 +204,7 @@ impl Reader {
             failure = session.run() => failure,
             () = self.caretaker.tend() => Ok(()),
             never = backfill.run() => match never {},
+            never = seen.run() => match never {},
         }
     }
 

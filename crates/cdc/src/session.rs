@@ -7,6 +7,7 @@ use crate::{
     plan::{Place, Plan, Relations, Tally, Witness},
     reader::{Failure, Reader},
     recorder::Recorder,
+    seen::{Expected, SeenKeeper},
     snapshots::{Snapshots, ToStream},
     spill::{Drain, Spill, SpillError, Step},
     status::{Spilled, Status},
@@ -15,6 +16,7 @@ use crate::{
     trouble::Trouble,
 };
 use bytes::Bytes;
+use database::tables::cdc_slots::Seen;
 use event_router::now_ms;
 use metrics::Metrics;
 use std::{
@@ -43,6 +45,11 @@ pub(crate) struct Session {
     metrics: Arc<Metrics>,
     url: TargetUrl,
     source: Arc<str>,
+    /// The creation of the slot, and what was read last of it.
+    creation: Arc<str>,
+    seen: Arc<SeenKeeper>,
+    /// What was read before and has to come again; until it has, nothing is confirmed.
+    expected: Option<Expected>,
     term: u64,
     /// The open transaction: its commit's place and time, and the number of its next change.
     lsn: u64,
@@ -61,11 +68,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// A run of `stream`, which begins with what is in `spill`.
+    /// A run of `stream`, which begins with what is in `spill`, and has to hold what is `expected`.
     pub fn new(
         reader: &Reader,
         stream: ReplicationStream,
         prepared: &Prepared,
+        expected: Option<Expected>,
         plan: watch::Receiver<Arc<Plan>>,
         inbox: mpsc::Receiver<ToStream>,
         spill: Arc<Spill>,
@@ -84,6 +92,9 @@ impl Session {
             metrics: reader.metrics.clone(),
             url: reader.caretaker.charge.group.url.clone(),
             source: source.into(),
+            creation: prepared.creation.as_str().into(),
+            seen: reader.caretaker.seen.clone(),
+            expected,
             term: reader.term,
             lsn: 0,
             commit_ms: 0,
@@ -197,9 +208,12 @@ impl Session {
             }
             Frame::Keepalive { wal_end, reply } => {
                 self.status.wal_end.fetch_max(wal_end, Ordering::Relaxed);
+                if let Some(expected) = self.expected {
+                    expected.reached(wal_end)?;
+                }
                 self.appends.reached(wal_end);
                 if reply {
-                    self.stream.confirm(self.appends.confirmed()).await?;
+                    self.stream.confirm(self.confirmed()).await?;
                 }
             }
         }
@@ -210,10 +224,12 @@ impl Session {
         let message = Message::parse(&bytes)?;
         match message {
             Message::Begin { commit_lsn, commit_ms, xid } => {
+                let transaction = Seen { lsn: commit_lsn, commit_ms, xid };
+                self.recognize(transaction)?;
                 self.adopt_plan()?;
                 self.snapshots.begin(xid);
                 (self.lsn, self.commit_ms, self.ordinal) = (commit_lsn, commit_ms, 0);
-                self.appends.begin(commit_ms);
+                self.appends.begin(transaction);
             }
             Message::Commit { end_lsn } => self.appends.commit(end_lsn),
             Message::Relation(_) => {
@@ -251,6 +267,21 @@ impl Session {
         self.rows += 1;
     }
 
+    /// Looks whether a transaction that begins is what has to come again.
+    fn recognize(&mut self, transaction: Seen) -> Result<(), Failure> {
+        if let Some(expected) = self.expected
+            && expected.meet(transaction)?
+        {
+            self.expected = None;
+        }
+        Ok(())
+    }
+
+    /// Up to where the target may forget. As long as it may turn out to be another past, it keeps all.
+    fn confirmed(&self) -> u64 {
+        if self.expected.is_some() { 0 } else { self.appends.confirmed() }
+    }
+
     /// Asks for the database's own types: one has come since they were asked for, and the next row may hold it.
     async fn learn_types(&mut self) -> Result<(), Failure> {
         let url = self.url.clone();
@@ -282,7 +313,12 @@ impl Session {
             self.metrics.cdc_filtered.inc_by(tally.filtered);
             self.metrics.cdc_failed.inc_by(tally.failed);
         }
-        self.status.confirmed.store(self.appends.confirmed(), Ordering::Relaxed);
+        if self.expected.is_none()
+            && let Some(seen) = self.appends.seen()
+        {
+            self.seen.see(&self.creation, seen);
+        }
+        self.status.confirmed.store(self.confirmed(), Ordering::Relaxed);
         if let Some(oldest) = self.appends.oldest_ms() {
             // What waits is late already, though nobody knows how late it will be.
             self.status.lag_ms.fetch_max(now_ms() - oldest, Ordering::Relaxed);
@@ -302,7 +338,7 @@ impl Session {
 
     /// Confirms where that moved, and shows that this side lives.
     async fn tell(&mut self) -> Result<(), Failure> {
-        let confirmed = self.appends.confirmed();
+        let confirmed = self.confirmed();
         if confirmed > self.told || self.told_at.elapsed() >= ALIVE {
             self.stream.confirm(confirmed).await?;
             (self.told, self.told_at) = (confirmed, Instant::now());

@@ -153,6 +153,15 @@ impl Trouble {
         )
     }
 
+    /// The target holds an earlier state than was read from it; `what` shows it.
+    pub fn set_back(what: &str) -> Self {
+        Self::new(
+            SET_BACK,
+            format!("the target was set back to an earlier state of itself: {what}"),
+            "none: it is read on from what it holds now, and its topics begin a new epoch; see the gap",
+        )
+    }
+
     /// Somebody else reads the slot.
     pub fn slot_in_use() -> Self {
         Self::new(
@@ -202,6 +211,9 @@ fn server_message(text: &str) -> &str {
 
 /// The URL leads to another database than it did.
 pub const OTHER_CLUSTER: &str = "OTHER_CLUSTER";
+
+/// The target holds an earlier state than was read from it.
+pub const SET_BACK: &str = "SET_BACK";
 
 /// The slot's past cannot be decoded, because its publication was made later.
 pub const PUBLICATION_UNKNOWN: &str = "PUBLICATION_UNKNOWN";

@@ -29,8 +29,12 @@ fn appends(log: &Arc<RecordingLog>) -> Appends {
     Appends::new(EventRouter::new(log.clone(), Metrics::new()), None)
 }
 
+fn at(lsn: u64) -> Seen {
+    Seen { lsn, commit_ms: 1, xid: 1 }
+}
+
 fn transaction(appends: &mut Appends, lsn: u64, events: u64) {
-    appends.begin(1);
+    appends.begin(at(lsn));
     (0..events).for_each(|ordinal| appends.push(event(lsn, ordinal)));
     appends.commit(lsn + 1);
 }
@@ -42,6 +46,7 @@ async fn nothing_is_confirmed_before_it_is_appended() {
     transaction(&mut appends, 10, 2);
     appends.start();
     assert_eq!((appends.confirmed(), appends.is_in_flight(), appends.oldest_ms()), (0, true, Some(1)));
+    assert_eq!(appends.seen(), Some(at(10)));
     // What is read meanwhile waits, and a keepalive does not confirm past it.
     transaction(&mut appends, 20, 1);
     transaction(&mut appends, 30, 0);
@@ -54,6 +59,7 @@ async fn nothing_is_confirmed_before_it_is_appended() {
     appends.settled().await.unwrap();
     assert_eq!((appends.confirmed(), appends.is_quiet(), appends.oldest_ms()), (99, true, None));
     assert_eq!(log.batches(), [2, 1]);
+    assert_eq!(appends.seen(), Some(at(20)), "a transaction without events is not looked for again");
 }
 
 #[tokio::test]
@@ -63,9 +69,9 @@ async fn with_nothing_on_its_way_what_was_read_is_done() {
     transaction(&mut appends, 10, 0);
     assert_eq!(appends.confirmed(), 11);
     appends.reached(50);
-    assert_eq!(appends.confirmed(), 50);
+    assert_eq!((appends.confirmed(), appends.seen()), (50, None));
     // But not within a transaction.
-    appends.begin(1);
+    appends.begin(at(60));
     appends.reached(70);
     assert_eq!(appends.confirmed(), 50);
 }
@@ -74,7 +80,7 @@ async fn with_nothing_on_its_way_what_was_read_is_done() {
 async fn an_open_transaction_waits_for_its_end_unless_it_is_too_large() {
     let log = RecordingLog::new();
     let mut appends = appends(&log);
-    appends.begin(1);
+    appends.begin(at(10));
     appends.push(event(10, 0));
     appends.start();
     assert!(!appends.is_in_flight());

@@ -11,12 +11,12 @@ use crate::{
         publication::{self, Manage},
         slot,
     },
-    trouble::Trouble,
+    trouble::{self, Trouble},
 };
 use database::tables::{
     cdc::Gap,
     cdc_backfills,
-    cdc_slots::{self, RegisteredSlot},
+    cdc_slots::{self, RegisteredSlot, SlotNote},
 };
 use event_router::now_ms;
 use outbound::Policy;
@@ -25,6 +25,15 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+/// Why a slot cannot be read on as it was.
+#[derive(Clone, Debug)]
+pub(super) enum Loss {
+    /// What it has not read can never be read with it: another takes its place.
+    OfSlot(String),
+    /// It is that of an earlier state of the target: it is read on as another source.
+    OfPast(String),
+}
+
 impl Caretaker {
     /// Finds or makes the slot.
     pub(super) async fn slot(&mut self) -> Result<Prepared, Trouble> {
@@ -32,45 +41,87 @@ impl Caretaker {
         let noted = cdc_slots::note(&self.pool, &system, &name).await.map_err(Trouble::platform)?;
         self.register().await?;
         let noted = noted.unwrap_or_default();
-        let remake = self.remake.clone();
-        let control = self.control().await?;
-        let mut found = target::limited(slot::find(control, &name)).await?;
-        if found.is_some() && noted.creation.is_none() {
-            // Whoever made it has died, perhaps in the middle: what is not finished goes with the connection.
-            target::limited(slot::release(control, &name)).await?;
-            found = target::limited(slot::find(control, &name)).await?;
-        }
-        let confirmed = found.as_ref().and_then(|slot| slot.confirmed.clone());
-        let lost = match &found {
-            None if noted.creation.is_some() => Some("the replication slot was dropped".to_owned()),
-            None => None,
-            Some(slot) if slot.lost => {
-                Some("the target threw away what the slot had not read (max_slot_wal_keep_size)".to_owned())
+        let found = self.found(noted.creation.is_none()).await?;
+        let loss = match &found {
+            None if noted.creation.is_some() => {
+                Some(Loss::OfSlot("the replication slot was dropped".to_owned()))
             }
-            Some(_) => remake,
+            None => None,
+            Some(slot) if slot.lost => Some(Loss::OfSlot(
+                "the target threw away what the slot had not read (max_slot_wal_keep_size)".to_owned(),
+            )),
+            Some(_) => self.loss.clone(),
         };
-        let lost = lost.map(|reason| Gap {
-            reason,
-            noticed_at: now_ms(),
-            from_lsn: confirmed.clone(),
-            to_lsn: String::new(),
-        });
-        if found.is_some() && lost.is_none() {
-            target::limited(slot::release(control, &name)).await?;
-            let creation = match noted.creation {
-                Some(creation) => {
-                    noted.gap.into_iter().for_each(|gap| self.status.set_gap(gap));
-                    creation
-                }
-                // Made by one that died before it could say so.
-                None => self.note(&confirmed.unwrap_or_default(), noted.gap).await?,
-            };
-            return Ok(Prepared { creation, gap_untold: noted.gap_untold });
+        match (found, loss) {
+            (Some(slot), None) => self.take_over(slot, noted).await,
+            (Some(slot), Some(Loss::OfPast(reason))) => self.begin_anew(slot, noted, reason).await,
+            (found, Some(Loss::OfSlot(reason) | Loss::OfPast(reason))) => {
+                self.make(found, noted, Some(reason)).await
+            }
+            (None, None) => self.make(None, noted, None).await,
         }
-        let gap_untold = noted.gap_untold || lost.is_some();
-        if let Some(gap) = &lost {
-            cdc_slots::note_loss(&self.pool, &system, &name, gap).await.map_err(Trouble::platform)?;
+    }
+
+    /// The slot as it stands in the target, where it is there and finished.
+    async fn found(&mut self, unfinished: bool) -> Result<Option<slot::Slot>, Trouble> {
+        let name = self.charge.names.slot.clone();
+        let control = self.control().await?;
+        let found = target::limited(slot::find(control, &name)).await?;
+        if found.is_none() || !unfinished {
+            return Ok(found);
         }
+        // Whoever made it has died, perhaps in the middle: what is not finished goes with the connection.
+        target::limited(slot::release(control, &name)).await?;
+        target::limited(slot::find(control, &name)).await
+    }
+
+    /// Takes over a slot that is there.
+    async fn take_over(&mut self, slot: slot::Slot, noted: SlotNote) -> Result<Prepared, Trouble> {
+        let name = self.charge.names.slot.clone();
+        target::limited(slot::release(self.control().await?, &name)).await?;
+        let SlotNote { creation, gap, gap_untold, seen } = noted;
+        let creation = match creation {
+            Some(creation) => {
+                gap.into_iter().for_each(|gap| self.status.set_gap(gap));
+                creation
+            }
+            // Made by one that died before it could say so.
+            None => self.note(&slot.confirmed.unwrap_or_default(), gap).await?,
+        };
+        Ok(Prepared { creation, gap_untold, seen })
+    }
+
+    /// Takes over the slot of a target that was set back. It has what was committed since the state that it was set back
+    /// to; the places in the log are those of another source, so that nothing of it is taken for known.
+    async fn begin_anew(
+        &mut self,
+        slot: slot::Slot,
+        noted: SlotNote,
+        reason: String,
+    ) -> Result<Prepared, Trouble> {
+        let to_lsn = noted.seen.map(|seen| lsn_text(seen.lsn)).unwrap_or_default();
+        let gap = Gap { reason, noticed_at: now_ms(), from_lsn: slot.confirmed.clone(), to_lsn };
+        self.note_loss(&gap).await?;
+        let noted = SlotNote { creation: None, gap: Some(gap), gap_untold: true, seen: None };
+        let prepared = self.take_over(slot, noted).await?;
+        self.loss = None;
+        Ok(prepared)
+    }
+
+    /// Makes the slot, in the place of the one that was `found`; with the `loss` of which a gap is said.
+    async fn make(
+        &mut self,
+        found: Option<slot::Slot>,
+        noted: SlotNote,
+        loss: Option<String>,
+    ) -> Result<Prepared, Trouble> {
+        let from_lsn = found.as_ref().and_then(|slot| slot.confirmed.clone());
+        let gap = loss.map(|reason| Gap { reason, noticed_at: now_ms(), from_lsn, to_lsn: String::new() });
+        let gap_untold = noted.gap_untold || gap.is_some();
+        if let Some(gap) = &gap {
+            self.note_loss(gap).await?;
+        }
+        let name = self.charge.names.slot.clone();
         let control = self.control().await?;
         if found.is_some() {
             target::limited(slot::drop(control, &name)).await?;
@@ -78,9 +129,18 @@ impl Caretaker {
         let lsn = slot::create(control, &name).await?;
         // Its longer statement timeout goes with the connection.
         self.control = None;
-        let creation = self.note(&lsn, lost.or(noted.gap)).await?;
-        self.remake = None;
-        Ok(Prepared { creation, gap_untold })
+        let creation = self.note(&lsn, gap.or(noted.gap)).await?;
+        self.loss = None;
+        Ok(Prepared { creation, gap_untold, seen: None })
+    }
+
+    /// Notes what is lost, before anything is changed: should this process die in between, the next one still says it.
+    async fn note_loss(&self, gap: &Gap) -> Result<(), Trouble> {
+        let (system, name) = (&self.charge.identity.system, &self.charge.names.slot);
+        cdc_slots::note_loss(&self.pool, system, name, gap).await.map_err(Trouble::platform)?;
+        // The log may end before where it ended.
+        self.status.wal_end.store(0, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Notes how the target is reached and by whom it is named, before its slot is made.
@@ -117,7 +177,7 @@ impl Caretaker {
         }
         transaction.commit().await.map_err(Trouble::platform)?;
         if let Some(gap) = gap {
-            tracing::error!(cdc.slot = %name, reason = gap.reason, "changes were lost with the replication slot");
+            tracing::error!(cdc.slot = %name, reason = gap.reason, "row changes do not connect to those of before");
             self.status.set_gap(gap);
         }
         Ok(creation)
@@ -140,12 +200,16 @@ impl Caretaker {
         forget(&self.pool, &self.charge.identity.system, &names.slot).await
     }
 
-    /// Notes that the slot must be made anew, where `trouble` says so.
+    /// Notes that the slot cannot be read on as it was, where `trouble` says so.
     pub fn consider(&mut self, trouble: &Trouble) {
-        if trouble.code == crate::trouble::PUBLICATION_UNKNOWN {
-            let at = lsn_text(self.status.confirmed.load(Ordering::Relaxed));
-            self.remake = Some(format!("{} (confirmed up to {at})", trouble.message));
-        }
+        self.loss = match trouble.code {
+            trouble::PUBLICATION_UNKNOWN => {
+                let at = lsn_text(self.status.confirmed.load(Ordering::Relaxed));
+                Some(Loss::OfSlot(format!("{} (confirmed up to {at})", trouble.message)))
+            }
+            trouble::SET_BACK => Some(Loss::OfPast(trouble.message.clone())),
+            _ => return,
+        };
     }
 
     /// Notes that subscribers were told of the gap.

@@ -46,6 +46,30 @@ pub(crate) async fn find(connection: &mut PgConnection, name: &str) -> Result<Op
     }))
 }
 
+/// How a slot stands that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Up to where it was confirmed: what was committed from there on is read again.
+    pub confirmed: Option<u64>,
+    /// The end of the server's log; `None` where the server replays another's.
+    pub end: Option<u64>,
+}
+
+/// How the slot `name` stands; `None` where there is none.
+///
+/// # Errors
+/// The trouble that keeps it from answering.
+pub(crate) async fn standing(connection: &mut PgConnection, name: &str) -> Result<Option<Standing>, Trouble> {
+    let sql = "
+        select pg_wal_lsn_diff(confirmed_flush_lsn, '0/0')::bigint as confirmed,
+            case when not pg_is_in_recovery() then pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint end as here
+        from pg_replication_slots where slot_name = $1";
+    let row: Option<(Option<i64>, Option<i64>)> =
+        sqlx::query_as(sql).bind(name).fetch_optional(connection).await?;
+    let lsn = |lsn: i64| lsn.cast_unsigned();
+    Ok(row.map(|(confirmed, end)| Standing { confirmed: confirmed.map(lsn), end: end.map(lsn) }))
+}
+
 /// Makes the slot; answers from where it reads.
 ///
 /// # Errors

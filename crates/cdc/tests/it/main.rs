@@ -9,6 +9,7 @@ mod harness;
 mod preflight;
 mod recording;
 mod servers;
+mod set_back;
 mod slots;
 mod spill;
 mod tables;

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 const ORDERS: &str = "create table orders (id int primary key, status text)";
 
 /// A server of its own with `settings`.
-async fn server(settings: &[(&str, &str)]) -> (TempDir, LocalPostgres) {
+pub async fn server(settings: &[(&str, &str)]) -> (TempDir, LocalPostgres) {
     let directory = tempfile::tempdir().unwrap();
     let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let options = Options { settings, ..Options::throwaway(directory.path().join("pg")) };

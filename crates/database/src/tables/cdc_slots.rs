@@ -37,6 +37,19 @@ pub struct SlotNote {
     pub gap: Option<Gap>,
     /// Whether the subscribers of the topics concerned are still to be told of it.
     pub gap_untold: bool,
+    /// The last transaction that was read from it and made events.
+    pub seen: Option<Seen>,
+}
+
+/// A transaction of the target, as its log names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Where its commit stands in the log.
+    pub lsn: u64,
+    /// When it was committed, Unix milliseconds.
+    pub commit_ms: i64,
+    /// Its id.
+    pub xid: u32,
 }
 
 /// What was noted of a slot; `None` where it is not known.
@@ -48,10 +61,17 @@ pub async fn note(
     system_identifier: &str,
     slot: &str,
 ) -> Result<Option<SlotNote>, DatabaseError> {
-    let sql = "select creation, gap, not gap_told from cdc_slots where system_identifier = $1 and slot = $2";
-    let row: Option<(Option<String>, Option<Json<Gap>>, bool)> =
+    type Row = (Option<String>, Option<Json<Gap>>, bool, Option<i64>, Option<i64>, Option<i64>);
+    let sql = "
+        select creation, gap, not gap_told, seen_lsn, seen_ms, seen_xid
+        from cdc_slots where system_identifier = $1 and slot = $2";
+    let row: Option<Row> =
         sqlx::query_as(sql).bind(system_identifier).bind(slot).fetch_optional(executor).await?;
-    Ok(row.map(|(creation, gap, gap_untold)| SlotNote { creation, gap: gap.map(|gap| gap.0), gap_untold }))
+    Ok(row.map(|(creation, gap, gap_untold, lsn, commit_ms, xid)| {
+        let seen = lsn.zip(commit_ms).zip(xid.and_then(|xid| u32::try_from(xid).ok()));
+        let seen = seen.map(|((lsn, commit_ms), xid)| Seen { lsn: lsn.cast_unsigned(), commit_ms, xid });
+        SlotNote { creation, gap: gap.map(|gap| gap.0), gap_untold, seen }
+    }))
 }
 
 /// Registers a slot before it is made, or renews how its target is reached.
@@ -93,7 +113,8 @@ pub async fn note_loss(
     gap: &Gap,
 ) -> Result<(), DatabaseError> {
     let sql = "
-        update cdc_slots set creation = null, gap = $3, gap_told = false
+        update cdc_slots set creation = null, gap = $3, gap_told = false, seen_lsn = null, seen_ms = null,
+            seen_xid = null
         where system_identifier = $1 and slot = $2";
     sqlx::query(sql).bind(system_identifier).bind(slot).bind(Json(gap)).execute(executor).await?;
     Ok(())
@@ -111,10 +132,32 @@ pub async fn note_creation(
     gap: Option<&Gap>,
 ) -> Result<(), DatabaseError> {
     let sql = "
-        update cdc_slots set creation = $3, gap = $4, created_at = now()
+        update cdc_slots set creation = $3, gap = $4, created_at = now(), seen_lsn = null, seen_ms = null,
+            seen_xid = null
         where system_identifier = $1 and slot = $2";
     let query = sqlx::query(sql).bind(system_identifier).bind(slot).bind(creation);
     query.bind(gap.map(Json)).execute(executor).await?;
+    Ok(())
+}
+
+/// Notes the last transaction that was read from the slot of this `creation` and made events. One of another creation,
+/// or from before the one that is noted, changes nothing.
+///
+/// # Errors
+/// Only those of the database.
+pub async fn note_seen(
+    executor: impl PgExecutor<'_>,
+    system_identifier: &str,
+    slot: &str,
+    creation: &str,
+    seen: Seen,
+) -> Result<(), DatabaseError> {
+    let sql = "
+        update cdc_slots set seen_lsn = $4, seen_ms = $5, seen_xid = $6
+        where system_identifier = $1 and slot = $2 and creation = $3 and (seen_lsn is null or seen_lsn < $4)";
+    let query = sqlx::query(sql).bind(system_identifier).bind(slot).bind(creation);
+    let query = query.bind(seen.lsn.cast_signed()).bind(seen.commit_ms).bind(i64::from(seen.xid));
+    query.execute(executor).await?;
     Ok(())
 }
 
