@@ -7,7 +7,7 @@ pub mod health;
 
 use anyhow::Result;
 use cdc::{CdcParts, CdcService, CdcSettings, CdcTarget, SpillSettings, TargetSource};
-use database::{leader::PostgresLeader, tables::installation};
+use database::tables::installation;
 use outbox::{OutboxParts, OutboxService};
 use platform::Platform;
 use shared_types::{AppId, Environment, Scope, ids::new_id};
@@ -112,15 +112,12 @@ async fn read_targets(platform: &Platform, stop: CancellationToken) {
         },
     };
     let targets = targets(platform);
-    // It ends with the platform's tasks, after the service has given its leases back.
-    let ending = platform.tasks.stopping();
-    let leader = platform.tasks.spawn_with(|set| PostgresLeader::start(platform.pool.clone(), set, ending));
     let parts = CdcParts {
         pool: platform.pool.clone(),
         router: platform.router.clone(),
         metrics: platform.metrics.clone(),
         sealer: platform.sealer.clone(),
-        leader,
+        leader: platform.leader(),
     };
     CdcService::new(parts, settings, targets).run(stop).await;
 }

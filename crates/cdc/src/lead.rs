@@ -197,7 +197,13 @@ impl Lead {
 /// Renews the lease until `session` ends, and ends it when the lease is another's. While leases do not answer this goes
 /// on: whatever a leader appends, spills or confirms is fenced by its term, and a target must be read while they are
 /// away.
-async fn renew(leader: Arc<dyn Leader>, lease: String, term: u64, asked: Instant, session: CancellationToken) {
+async fn renew(
+    leader: Arc<dyn Leader>,
+    lease: String,
+    term: u64,
+    asked: Instant,
+    session: CancellationToken,
+) {
     let mut renewed = asked;
     let mut is_said = false;
     while !session.is_cancelled() {

@@ -15,6 +15,7 @@ use auth::{AuthSettings, Authenticator};
 use database::{
     documents::{PostgresArchive, PostgresDocumentStore},
     event_log::{LogSettings, PostgresEventLog},
+    leader::{PostgresLeader, PostgresTerms},
     migrate,
     pool::{Pool, PoolSettings, connect_lazy},
     presence::PostgresPresence,
@@ -23,9 +24,12 @@ use database::{
 use document_store::{DocumentStore, Durability};
 use event_log::EventLog;
 use event_router::EventRouter;
+use leadership::Leader;
 use metrics::Metrics;
 use presence::Presence;
-use redis_layer::{RedisCounters, RedisDocumentStore, RedisError, RedisSettings, event_log::RedisEventLog};
+use redis_layer::{
+    RedisCounters, RedisDocumentStore, RedisError, RedisLeader, RedisSettings, event_log::RedisEventLog,
+};
 use sha2::{Digest as _, Sha256};
 use shared_config::{Config, Environment, SyncWriteMode};
 use std::{
@@ -80,6 +84,7 @@ pub struct Platform {
     pub sealer: Arc<Sealer>,
     /// Whether the process is stopping.
     pub draining: Arc<AtomicBool>,
+    redis: Option<Arc<RedisEventLog>>,
     stop_times: OnceLock<StopTimes>,
     /// Its background tasks.
     pub tasks: Tasks,
@@ -100,7 +105,7 @@ impl Platform {
         })?;
         let metrics = Metrics::new();
         let tasks = Tasks::default();
-        let Shared { log, store, presence, counters } = shared(&config, &pool, &metrics, &tasks)?;
+        let Shared { log, store, presence, counters, redis } = shared(&config, &pool, &metrics, &tasks)?;
         let documents = Arc::new(Documents::new(store, metrics.clone(), documents_settings(&config)));
         let sealer = Arc::new(sealer(&config));
         let authenticator = Arc::new(Authenticator::new(AuthSettings {
@@ -120,6 +125,7 @@ impl Platform {
             authenticator,
             sealer,
             draining: Arc::new(AtomicBool::new(false)),
+            redis,
             stop_times: OnceLock::new(),
             tasks,
             migrated: watch::Sender::new(false),
@@ -149,6 +155,18 @@ impl Platform {
             }
             work.await;
         });
+    }
+
+    /// Starts what says who leads what, for whoever would like to lead: on Redis where there is one, with terms that are
+    /// counted in the database, else in the database. It ends with the background tasks: give leases back before.
+    pub fn leader(&self) -> Arc<dyn Leader> {
+        let (pool, stop) = (self.pool.clone(), self.tasks.stopping());
+        self.tasks.spawn_with(|set| -> Arc<dyn Leader> {
+            match &self.redis {
+                Some(log) => RedisLeader::start(log, Arc::new(PostgresTerms::new(pool)), set, stop),
+                None => PostgresLeader::start(pool, set, stop),
+            }
+        })
     }
 
     /// Applies migrations and follows keys and revocations: at once where the database answers, else as soon as it
@@ -230,6 +248,7 @@ struct Shared {
     store: Arc<dyn DocumentStore>,
     presence: Arc<dyn Presence>,
     counters: Option<RedisCounters>,
+    redis: Option<Arc<RedisEventLog>>,
 }
 
 /// What all instances share: on Redis where there is one, else in the database.
@@ -256,6 +275,7 @@ fn shared_in_the_database(config: &Config, pool: &Pool, metrics: &Arc<Metrics>, 
         log,
         presence: Arc::new(PostgresPresence::new(pool.clone())),
         counters: None,
+        redis: None,
     }
 }
 
@@ -278,7 +298,7 @@ fn shared_on_redis(
     let store = tasks
         .spawn_with(|set| RedisDocumentStore::start(&log, archive, config.sync_doc_ttl, set, stop.clone()));
     let (presence, counters) = (Arc::new(log.presence()), Some(log.counters()));
-    Ok(Shared { log, store, presence, counters })
+    Ok(Shared { redis: Some(log.clone()), log, store, presence, counters })
 }
 
 /// Says, until it is heard, that what a Redis may hold from before no longer counts.

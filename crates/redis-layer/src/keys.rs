@@ -136,6 +136,19 @@ pub fn read_document_name(name: &str) -> Option<DocumentKey> {
     })
 }
 
+/// The channel on which the names of leases are told that were given back; on the node that has the leases.
+pub const LEASES_FREED: &str = "realtime:{leases}";
+
+/// Who holds the lease `name`, and in which term; expires. There are few, and all are on one node of a cluster.
+pub fn lease(name: &str) -> String {
+    format!("realtime:{{leases}}:{name}")
+}
+
+/// The slot of leases in a cluster.
+pub fn leases_slot() -> ClusterHash {
+    ClusterHash::Custom(fred::util::redis_keyslot(b"leases"))
+}
+
 /// How live readers are reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announcing {
@@ -216,6 +229,19 @@ mod tests {
             assert!(name.ends_with(":app_a:staging:notes:a{b}c"), "{name}");
         }
         assert_eq!(read_document_name(&document_name(&document)), Some(document));
+    }
+
+    #[test]
+    fn leases_share_a_slot_with_their_channel() {
+        for name in ["cdc/7/slot", "{a}", "a:{b}/}c", ""].map(super::lease) {
+            assert_eq!(
+                ClusterHash::Custom(fred::util::redis_keyslot(name.as_bytes())),
+                leases_slot(),
+                "{name}"
+            );
+        }
+        let channel = fred::util::redis_keyslot(LEASES_FREED.as_bytes());
+        assert_eq!(ClusterHash::Custom(channel), leases_slot());
     }
 
     #[test]

@@ -36,6 +36,7 @@ impl Worker {
             .env("PORT", port.to_string())
             .env("NODE_ENV", "development")
             .env("LOG_LEVEL", "warn")
+            .envs(platform.redis_url.iter().map(|url| ("REDIS_URL", url)))
             .current_dir(std::env::temp_dir())
             .stdin(Stdio::null())
             .spawn()
@@ -66,14 +67,15 @@ impl Drop for Worker {
     }
 }
 
-/// The platform's database.
+/// The platform's database, and its Redis where it has one.
 pub struct Platform {
     pub database: TestDatabase,
+    pub redis_url: Option<String>,
 }
 
 impl Platform {
     pub async fn new() -> Self {
-        Self { database: testkit::database().await }
+        Self { database: testkit::database().await, redis_url: None }
     }
 
     /// A target of `environment`, of which the inserts into `orders` become events of `order.made`.

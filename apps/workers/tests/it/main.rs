@@ -4,4 +4,5 @@
 
 mod handover;
 mod harness;
+mod redis;
 mod targets;

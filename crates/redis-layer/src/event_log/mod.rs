@@ -19,7 +19,7 @@ mod upkeep;
 
 use crate::{
     condition,
-    connection::{self, on},
+    connection::{self, Links, on},
     counters::RedisCounters,
     error::RedisError,
     generation::{self, Guard},
@@ -114,6 +114,11 @@ impl RedisEventLog {
         // Where the log has ended there are no connections to be held open.
         let user = self.users.upgrade().unwrap_or_else(|| mpsc::channel(1).0);
         (self.shore.clone(), user)
+    }
+
+    /// The connections.
+    pub(crate) fn links(&self) -> Links {
+        self.shore.links.clone()
     }
 
     /// Presence over the same connections.

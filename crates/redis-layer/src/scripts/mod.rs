@@ -58,6 +58,18 @@ pub struct DocumentScripts {
     pub waiting: Str,
 }
 
+/// Leases, which belong to no generation; sent with each call.
+pub mod leases {
+    /// Claims one that nobody holds.
+    pub const CLAIM: &str = include_str!("lease_claim.lua");
+    /// Makes a claim the lease.
+    pub const HOLD: &str = include_str!("lease_hold.lua");
+    /// Renews one.
+    pub const RENEW: &str = include_str!("lease_renew.lua");
+    /// Drops one.
+    pub const DROP: &str = include_str!("lease_drop.lua");
+}
+
 /// Gives a partition a generation; run once, not kept.
 pub const INSTALL: &str = include_str!("install.lua");
 

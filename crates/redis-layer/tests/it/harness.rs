@@ -1,11 +1,12 @@
 //! Instances of the log over one Redis and one Postgres.
 
+use database::leader::PostgresTerms;
 use event_log::{Entry, EventLog, HistoryQuery, Identity, Outcome, PageLimit, Start, StoredEvent, TopicKey};
 use metrics::Metrics;
-use redis_layer::{RedisSettings, event_log::RedisEventLog};
+use redis_layer::{RedisLeader, RedisSettings, event_log::RedisEventLog};
 use shared_types::{AppId, Environment, EventId, Position, RawObject, Scope, Source, TopicName};
 use std::{future::Future, sync::Arc, time::Duration};
-use testkit::TestDatabase;
+use testkit::{LocalRedis, TestDatabase, until};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -31,11 +32,26 @@ impl Instance {
         Self { log: log.expect("the URL can be used"), metrics, stop, tasks }
     }
 
+    /// Its leases, whose terms are counted in `database`.
+    pub fn leader(&mut self, database: &TestDatabase) -> Arc<RedisLeader> {
+        let terms = Arc::new(PostgresTerms::new(database.pool.clone()));
+        RedisLeader::start(&self.log, terms, &mut self.tasks, self.stop.clone())
+    }
+
     /// Stops it in order.
     pub async fn stop(mut self) {
         self.stop.cancel();
         soon("the tasks end", async { while self.tasks.join_next().await.is_some() {} }).await;
     }
+}
+
+/// Waits until so many processes hear of it when a lease is given back.
+pub async fn listening(server: &LocalRedis, how: &str, count: usize) {
+    let count = count.to_string();
+    until("that many listen", async || {
+        server.command(&["PUBSUB", how, "realtime:{leases}"]).pop() == Some(count.clone())
+    })
+    .await;
 }
 
 /// Waits for something that ought to happen soon.

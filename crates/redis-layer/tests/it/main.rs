@@ -4,5 +4,6 @@ mod bounds;
 mod contract;
 mod documents;
 mod harness;
+mod leases;
 mod sentinel;
 mod trouble;
