@@ -5,7 +5,7 @@ use database::tables::{
     cdc_backfills::{self, Backfill},
     mappings,
 };
-use event_log::Entry;
+use event_log::{Entry, Identity};
 use serde_json::json;
 use shared_types::MappingId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -227,4 +227,47 @@ async fn what_was_lost_with_a_slot_is_sent_anew_where_the_mapping_says_so() {
         ("database.snapshot", json!("missed"))
     );
     harness.finish(running).await;
+}
+
+/// The backfills that have ended as sources of positions.
+async fn ended_sources(harness: &Harness) -> Vec<String> {
+    let sql = "select source from event_log_ended_sources order by ended_at, source";
+    sqlx::query_scalar(sql).fetch_all(harness.pool()).await.unwrap()
+}
+
+async fn source(harness: &Harness, mapping: &MappingId) -> String {
+    let last = cdc_backfills::last(harness.pool(), &scope(), mapping).await.unwrap().unwrap();
+    format!("backfill:{}", last.id)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_a_backfill_ends_what_the_log_remembers_of_it_may_go() {
+    let harness = Harness::new(&format!("{ORDERS}; insert into orders values (1, 'x')")).await;
+    let mapping = harness.mapping(json!({})).await;
+    let running = harness.start_live().await;
+    request(&harness, &mapping).await;
+    ended(&harness, &mapping).await;
+    let Identity::Positioned { source: of_events, .. } = &harness.events(1).await[0].identity.clone() else {
+        panic!("a row without a position")
+    };
+    let mut wanted = vec![of_events.to_string()];
+    assert_eq!(ended_sources(&harness).await, wanted);
+    running.stop().await;
+    harness.drop_slot().await;
+    let resync = async || {
+        cdc_backfills::request_resync(harness.pool(), &[scope()]).await.unwrap();
+    };
+    // One that begins anew goes on under another name.
+    request(&harness, &mapping).await;
+    mappings::set_resync(harness.pool(), &scope(), &mapping, true).await.unwrap();
+    wanted.push(source(&harness, &mapping).await);
+    resync().await;
+    assert_eq!(ended_sources(&harness).await, wanted);
+    wanted.push(source(&harness, &mapping).await);
+    cdc_backfills::cancel(harness.pool(), &scope(), &mapping).await.unwrap();
+    assert_eq!(ended_sources(&harness).await, wanted);
+    request(&harness, &mapping).await;
+    wanted.push(source(&harness, &mapping).await);
+    mappings::delete(harness.pool(), &scope(), &mapping).await.unwrap();
+    assert_eq!(ended_sources(&harness).await, wanted, "with its mapping");
 }

@@ -12,6 +12,8 @@ use std::{collections::HashMap, sync::Arc};
 
 /// How many topics are remembered for each partition before they are read again.
 const REMEMBERED: usize = 10_000;
+/// How many sources are remembered for each partition before they are read again: each backfill is one.
+const REMEMBERED_SOURCES: usize = 1_000;
 
 /// Heads and source positions, by partition.
 #[derive(Default)]
@@ -71,7 +73,11 @@ impl Memory {
         }
         for ((partition, source), state) in stored.sources {
             let state = SourceState { moved: false, ..state };
-            self.partitions.entry(partition).or_default().sources.insert(source, state);
+            let known = self.partitions.entry(partition).or_default();
+            if known.sources.len() >= REMEMBERED_SOURCES {
+                known.sources.clear();
+            }
+            known.sources.insert(source, state);
         }
     }
 }

@@ -23,6 +23,8 @@ const SAMPLE: i64 = 200;
 const IDS_SECONDS: f64 = 24.0 * 3600.0;
 /// How long the id of an outbox's row is recognized whose worker never says that the row is gone.
 const OUTBOX_IDS_SECONDS: f64 = 30.0 * 24.0 * 3600.0;
+/// How long what an ended source has appended is recognized.
+const SOURCES_SECONDS: f64 = 24.0 * 3600.0;
 /// How much longer than its last event a topic's position is kept; a minute more, because heads show their age no finer.
 const POSITION_SECONDS: f64 = 24.0 * 3600.0 + 60.0;
 
@@ -85,6 +87,7 @@ impl Sweeper {
             kept = kept_bytes(&self.pool).await?;
         }
         self.judge(kept).await?;
+        forget_sources(&self.pool).await?;
         forget(&self.pool, self.settings.history.as_secs_f64()).await
     }
 
@@ -254,6 +257,25 @@ async fn trim_partition(pool: &PgPool, partition: i16) -> Result<u64, LogError> 
 
 fn removed(row: Option<PgRow>) -> Result<u64, LogError> {
     row.map_or(Ok(0), |row| row.try_get::<i64, _>("removed").map(i64::unsigned_abs).map_err(super::failed))
+}
+
+/// Forgets how far sources were appended that ended long enough ago. As long as anything is spilled, it may be of one of
+/// them, and may have been appended before.
+async fn forget_sources(pool: &PgPool) -> Result<(), LogError> {
+    let query = sqlx::query(
+        "with ended as ( \
+             select source from event_log_ended_sources \
+             where ended_at < now() - make_interval(secs => $1) \
+               and not exists (select from cdc_spills where events > 0) \
+             order by source limit 1000 \
+         ), gone as ( \
+             delete from event_log_sources s using ended e where s.source = e.source \
+         ) \
+         delete from event_log_ended_sources d using ended e where d.source = e.source",
+    )
+    .bind(SOURCES_SECONDS)
+    .execute(pool);
+    within(TIMEOUT, query).await.map(|_| ())
 }
 
 /// Forgets publishers' ids and positions of topics whose time is over.

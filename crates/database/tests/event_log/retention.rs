@@ -2,9 +2,9 @@
 
 use database::event_log::{LogSettings, PostgresEventLog};
 use database::tables::topics::{self, NewTopic, TopicChange};
-use event_log::{Entry, EventLog, Identity, LogError, TopicKey, partition_of};
+use event_log::{Entry, EventLog, Identity, LogError, Outcome, SourcePosition, TopicKey, partition_of};
 use metrics::Metrics;
-use shared_types::{AppId, Environment, EventId, RawObject, Scope, Source, TopicName};
+use shared_types::{AppId, Environment, EventId, MappingId, RawObject, Scope, Source, TopicName};
 use sqlx::PgPool;
 use std::{sync::Arc, time::Duration};
 use testkit::TestDatabase;
@@ -214,4 +214,43 @@ async fn nothing_goes_before_every_reader_has_it() {
         }
     }
     store.until_kept(TOPICS, [0, 0]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_ended_source_has_appended_is_recognized_for_a_day() {
+    const SOURCES: [&str; 3] = ["7:1:slot", "backfill:late", "backfill:old"];
+    let store = Store::start(an_hour()).await;
+    let of = |source: &str| {
+        let at = SourcePosition { lsn: 1, ordinal: 0, mapping: MappingId::from_stored("map_1") };
+        let identity = Identity::Positioned { source: source.into(), term: 1, at };
+        vec![Entry { identity, ..entry("ended.sources") }]
+    };
+    for source in SOURCES {
+        store.log.append(of(source)).await.expect("appended");
+    }
+    let run = async |sql: &'static str| {
+        sqlx::raw_sql(sql).execute(store.pool()).await.expect(sql);
+    };
+    let known = async || {
+        let sql = "select source from event_log_sources order by source";
+        sqlx::query_scalar::<_, String>(sql).fetch_all(store.pool()).await.expect("known")
+    };
+    run("insert into cdc_spills (system_identifier, slot, term, events) values ('7', 'slot', 1, 1)").await;
+    run("insert into event_log_ended_sources values ('backfill:old', now() - interval '25 hours'), \
+         ('backfill:late', now() - interval '23 hours')")
+    .await;
+    store.swept().await;
+    assert_eq!(known().await, SOURCES, "what is spilled may be of one that ended");
+    run("update cdc_spills set events = 0").await;
+    store.swept().await;
+    assert_eq!(known().await, SOURCES[..2]);
+    let ended: Vec<String> = sqlx::query_scalar("select source from event_log_ended_sources")
+        .fetch_all(store.pool())
+        .await
+        .expect("ended");
+    assert_eq!(ended, ["backfill:late"]);
+    for source in &SOURCES[..2] {
+        let outcomes = store.log.append(of(source)).await.expect("answered");
+        assert!(matches!(outcomes[..], [Outcome::Repeated(None)]), "{outcomes:?}");
+    }
 }

@@ -7,13 +7,13 @@ use super::{
     tally::Due,
 };
 use crate::{
-    connection::{Link, linked, run_script},
+    connection::{Link, linked, on_key, run_script},
     error::RedisError,
     generation::Settled,
     keys::{self, Partition},
 };
 use event_log::{BacklogNews, BacklogWatch, TopicKey};
-use fred::types::Value;
+use fred::{interfaces::ClientLike, types::Value};
 use futures::{StreamExt, stream};
 use sqlx::PgPool;
 use std::{
@@ -28,6 +28,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const REGISTRY: u32 = 5;
 /// Every how many of these rounds side-effect streams are swept.
 const SWEEP: u32 = 2;
+/// Every how many of these rounds it is looked for sources that have ended.
+const SOURCES: u32 = 5;
 /// Entries of a side-effect stream that stay where nobody reads them.
 const UNREAD: i64 = 100;
 /// Trims under way at a time.
@@ -72,6 +74,9 @@ impl Upkeep {
         self.trim(&link, &settled, is_pressed).await;
         if self.round.is_multiple_of(SWEEP) {
             self.sweep(&link, &settled).await?;
+        }
+        if self.round.is_multiple_of(SOURCES) {
+            self.forget_sources(&link).await?;
         }
         Ok(())
     }
@@ -144,6 +149,21 @@ impl Upkeep {
         let answer =
             run_script(&link.reads, &settled.scripts.trim, Partition::of(topic), keys, arguments).await?;
         Ok(answer.as_u64().unwrap_or_default())
+    }
+
+    /// Forgets how far sources were appended that ended long enough ago.
+    async fn forget_sources(&self, link: &Link) -> Result<(), RedisError> {
+        let sources = registry::ended_sources(&self.pool).await?;
+        if sources.is_empty() {
+            return Ok(());
+        }
+        let all = Partition::all().map(|partition| {
+            let mut arguments = vec![partition.sources()];
+            arguments.extend(sources.iter().cloned());
+            link.reads.custom::<Value, _>(on_key("HDEL"), arguments)
+        });
+        futures::future::try_join_all(all).await?;
+        registry::sources_forgotten(&self.pool, &sources).await
     }
 
     /// Sweeps all side-effect streams, and finds out whether together they have reached the limit.

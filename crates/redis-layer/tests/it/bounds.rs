@@ -1,8 +1,9 @@
 //! What is kept how long, and what happens at the limits.
 
 use crate::harness::{Instance, append_one, entry, key, payloads, soon, unique, whole};
-use event_log::{EventLog as _, Identity, LogError, Outcome, TopicKey};
+use event_log::{EventLog as _, Identity, LogError, Outcome, SourcePosition, TopicKey};
 use redis_layer::{HistoryLimit, RedisSettings};
+use shared_types::MappingId;
 use std::time::Duration;
 use testkit::{LocalRedis, Persistence};
 
@@ -199,4 +200,50 @@ async fn a_call_of_many_events_over_many_topics_keeps_its_order() {
     assert_eq!(again, repeated.collect::<Vec<_>>());
     let expected: Vec<String> = (0..200).map(|n| format!("{{\"n\":{}}}", n * 30 + 7)).collect();
     assert_eq!(payloads(&whole(&instance.log, &topics[7]).await), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_ended_source_has_appended_is_recognized_for_a_day() {
+    const SOURCES: [&str; 3] = ["7:1:slot", "backfill:late", "backfill:old"];
+    let (server, database) = (LocalRedis::start(Persistence::Nothing), testkit::database().await);
+    let instance = Instance::start(RedisSettings::new(server.url()), &database);
+    let key = key("order.updated");
+    let append = async |source: &str| {
+        let at = SourcePosition { lsn: 1, ordinal: 0, mapping: MappingId::from_stored("map_1") };
+        let identity = Identity::Positioned { source: source.into(), term: 1, at };
+        soon("appended", instance.log.append(vec![entry(&key, source, "{}", identity)]))
+            .await
+            .expect("answered")
+    };
+    for source in SOURCES {
+        assert!(matches!(append(source).await[..], [Outcome::Appended(_)]));
+    }
+    let known = || {
+        let sources = format!("realtime:{{p{:02}}}:sources", event_log::partition_of(&key, 64));
+        let mut known = server.command(&["HKEYS", &sources]);
+        known.sort();
+        known
+    };
+    let run = async |sql: &'static str| {
+        sqlx::raw_sql(sql).execute(&database.pool).await.expect(sql);
+    };
+    run("insert into cdc_spills (system_identifier, slot, term, events) values ('7', 'slot', 1, 1)").await;
+    run("insert into event_log_ended_sources values ('backfill:old', now() - interval '25 hours'), \
+         ('backfill:late', now() - interval '23 hours')")
+    .await;
+    // It is looked for them every five seconds.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(known(), SOURCES, "what is spilled may be of one that ended");
+    run("update cdc_spills set events = 0").await;
+    until("one is forgotten", async || known() == SOURCES[..2]).await;
+    let ended = async || -> Vec<String> {
+        let sql = "select source from event_log_ended_sources";
+        sqlx::query_scalar(sql).fetch_all(&database.pool).await.expect("ended")
+    };
+    until("it is done", async || ended().await == ["backfill:late"]).await;
+    for source in &SOURCES[..2] {
+        let outcomes = append(source).await;
+        assert!(matches!(outcomes[..], [Outcome::Repeated(None)]), "{outcomes:?}");
+    }
+    assert!(matches!(append(SOURCES[2]).await[..], [Outcome::Appended(_)]));
 }
