@@ -1,10 +1,19 @@
 //! The publication: the tables of the active mappings, each with a replica identity.
+//!
+//! Owns what is changed about it; `table` knows what a table lacks, `survey` says so without changing anything.
+
+mod survey;
+mod table;
+
+pub(crate) use survey::survey;
+pub(crate) use table::missing;
 
 use super::quoted;
 use crate::trouble::Trouble;
 use shared_types::mapping::TableName;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::{collections::BTreeMap, time::Duration};
+use table::{Found, cure, describe, sql, statements, unfit};
 
 /// How long a lock on a customer's table is waited for.
 pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -30,22 +39,6 @@ pub(crate) enum Standing {
     Waiting(Trouble),
     /// Somebody has to do something.
     Refused(Trouble),
-}
-
-/// A table as the target describes it.
-#[derive(Debug, Default)]
-struct Found {
-    kind: String,
-    persistence: String,
-    identity: String,
-    has_key: bool,
-    published: bool,
-    /// Whether the user may change it as its owner does.
-    owned: bool,
-    /// Whether the publication is there and another's.
-    foreign_publication: bool,
-    /// The table and its partitions, as far as they do not tell whole old rows; ready for SQL.
-    partial: Vec<String>,
 }
 
 /// Brings publication and replica identities in line with `wanted` (table → whether whole old rows are needed) and
@@ -115,84 +108,6 @@ pub(crate) fn create_statement(publication: &str) -> String {
     )
 }
 
-/// How each table of `wanted` would stand, without changing anything: a word, or the trouble with it.
-///
-/// # Errors
-/// The trouble that keeps it from answering.
-pub(crate) async fn survey(
-    connection: &mut PgConnection,
-    publication: &str,
-    wanted: &BTreeMap<TableName, bool>,
-    manage: Manage,
-) -> Result<BTreeMap<TableName, Result<String, Trouble>>, Trouble> {
-    let found = describe(connection, publication, wanted).await?;
-    let judge = |(table, &old_rows): (&TableName, &bool)| {
-        let judged = match found.get(table) {
-            None => Err(missing(table)),
-            Some(found) => judge(publication, table, found, old_rows, manage),
-        };
-        (table.clone(), judged)
-    };
-    Ok(wanted.iter().map(judge).collect())
-}
-
-fn judge(
-    publication: &str,
-    table: &TableName,
-    found: &Found,
-    old_rows: bool,
-    manage: Manage,
-) -> Result<String, Trouble> {
-    unfit(table, found)?;
-    let statements = statements(publication, table, found, old_rows);
-    if statements.is_empty() {
-        return Ok(format!("{table} is published"));
-    }
-    if manage == Manage::Allowed && found.owned && (found.published || !found.foreign_publication) {
-        return Ok(format!(
-            "the reader will publish {table}, and set its replica identity where that is needed"
-        ));
-    }
-    let joined = format!("{};", statements.join("; "));
-    match (manage, found.published) {
-        (_, true) => {
-            let message = format!(
-                "{table} does not tell its old rows: `changed` and `triggerColumns` fire on every update"
-            );
-            Err(Trouble::new("OLD_ROWS_MISSING", message, joined))
-        }
-        (Manage::Forbidden, false) => {
-            let message =
-                format!("{table} is not in the publication, and the reader may not change the target");
-            Err(Trouble::new("NOT_PUBLISHED", message, joined))
-        }
-        (Manage::Allowed, false) if found.owned => {
-            let message = format!("must be owner of publication {publication}");
-            Err(Trouble::new("PRIVILEGE", message, owner_statement(publication)))
-        }
-        (Manage::Allowed, false) => {
-            let message = format!("must be owner of table {table}");
-            Err(Trouble::new("PRIVILEGE", message, format!("alter table {} owner to <user>;", sql(table))))
-        }
-    }
-}
-
-/// What keeps a relation from having row changes at all.
-fn unfit(table: &TableName, found: &Found) -> Result<(), Trouble> {
-    if !matches!(found.kind.as_str(), "r" | "p") {
-        return Err(Trouble::new(
-            "NOT_A_TABLE",
-            format!("{table} is no table"),
-            "map the tables that it is made of: views and foreign tables have no row changes",
-        ));
-    }
-    if found.persistence != "p" {
-        let message = format!("{table} is unlogged or temporary: its changes are not in the log");
-        return Err(Trouble::new("NOT_LOGGED", message, format!("alter table {} set logged;", sql(table))));
-    }
-    Ok(())
-}
-
 /// Makes the publication where it is not there. It must exist before the slot: the past of a slot is decoded with
 /// the catalog of that time.
 async fn ensure(connection: &mut PgConnection, publication: &str, manage: Manage) -> Result<(), Trouble> {
@@ -212,61 +127,6 @@ async fn ensure(connection: &mut PgConnection, publication: &str, manage: Manage
             format!("grant create on database <database> to <user>; or as its owner: {create};"),
         )),
         Err(error) => Err(error.into()),
-    }
-}
-
-async fn describe(
-    connection: &mut PgConnection,
-    publication: &str,
-    wanted: &BTreeMap<TableName, bool>,
-) -> Result<BTreeMap<TableName, Found>, Trouble> {
-    let sql = "
-        select n.nspname::text as schema, c.relname::text as name, c.relkind::text as kind,
-            c.relpersistence::text as persistence, c.relreplident::text as identity,
-            exists (select from pg_index i where i.indrelid = c.oid and i.indisvalid
-                and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end) as has_key,
-            exists (select from pg_publication_tables t where t.pubname = $3
-                and t.schemaname = n.nspname and t.tablename = c.relname) as published,
-            pg_has_role(c.relowner, 'usage') as owned,
-            exists (select from pg_publication p where p.pubname = $3
-                and not pg_has_role(p.pubowner, 'usage')) as foreign_publication,
-            array(select format('%I.%I', pn.nspname, part.relname)
-                from (select c.oid as relid union select t.relid from pg_partition_tree(c.oid) t
-                    where c.relkind = 'p') parts
-                join pg_class part on part.oid = parts.relid join pg_namespace pn on pn.oid = part.relnamespace
-                where part.relreplident <> 'f' order by 1) as partial
-        from unnest($1::text[], $2::text[]) as wanted (schema, name)
-        join pg_namespace n on n.nspname = wanted.schema
-        join pg_class c on c.relnamespace = n.oid and c.relname = wanted.name";
-    let schemas: Vec<&str> = wanted.keys().map(|table| &*table.schema).collect();
-    let names: Vec<&str> = wanted.keys().map(|table| &*table.name).collect();
-    let rows = sqlx::query(sql).bind(schemas).bind(names).bind(publication).fetch_all(connection).await?;
-    let mut found = BTreeMap::new();
-    for row in rows {
-        let table = TableName::new(row.try_get::<String, _>("schema")?, row.try_get::<String, _>("name")?);
-        let entry = Found {
-            kind: row.try_get("kind")?,
-            persistence: row.try_get("persistence")?,
-            identity: row.try_get("identity")?,
-            has_key: row.try_get("has_key")?,
-            published: row.try_get("published")?,
-            owned: row.try_get("owned")?,
-            foreign_publication: row.try_get("foreign_publication")?,
-            partial: row.try_get("partial")?,
-        };
-        found.insert(table, entry);
-    }
-    Ok(found)
-}
-
-impl Found {
-    /// Whether updates and deletes of the table work once it is published.
-    fn identifiable(&self) -> bool {
-        match self.identity.as_str() {
-            "f" => true,
-            "n" => false,
-            _ => self.has_key,
-        }
     }
 }
 
@@ -312,31 +172,6 @@ fn forbidden(table: &TableName, found: &Found, statements: &[String]) -> Standin
     }
     let message = format!("{table} is not in the publication, and the reader may not change the target");
     Standing::Refused(Trouble::new("NOT_PUBLISHED", message, format!("{};", statements.join("; "))))
-}
-
-fn cure(publication: &str, table: &TableName, found: &Found, statements: &[String]) -> String {
-    let owner = match found.owned && found.foreign_publication {
-        true => owner_statement(publication),
-        false => format!("alter table {} owner to <user>;", sql(table)),
-    };
-    format!("make the user the owner ({owner}), or run as the owner: {};", statements.join("; "))
-}
-
-fn owner_statement(publication: &str) -> String {
-    format!("alter publication {} owner to <user>;", quoted(publication))
-}
-
-fn statements(publication: &str, table: &TableName, found: &Found, old_rows: bool) -> Vec<String> {
-    let mut statements = Vec::new();
-    if old_rows || !found.identifiable() {
-        // A partition's identity is its own; that of the whole does not pass on.
-        statements
-            .extend(found.partial.iter().map(|part| format!("alter table {part} replica identity full")));
-    }
-    if !found.published {
-        statements.push(format!("alter publication {} add table {}", quoted(publication), sql(table)));
-    }
-    statements
 }
 
 /// Runs `statements` in one transaction that holds off writers, so that no open transaction has changes of the
@@ -390,17 +225,4 @@ async fn remove_others(
         }
     }
     Ok(())
-}
-
-/// There is no such table.
-pub(crate) fn missing(table: &TableName) -> Trouble {
-    Trouble::new(
-        "TABLE_MISSING",
-        format!("relation {table} does not exist"),
-        "create the table, or write schema.table where it is not in public; the reader looks again by itself",
-    )
-}
-
-fn sql(table: &TableName) -> String {
-    format!("{}.{}", quoted(&table.schema), quoted(&table.name))
 }
