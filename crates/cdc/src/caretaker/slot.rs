@@ -99,8 +99,8 @@ impl Caretaker {
         noted: SlotNote,
         reason: String,
     ) -> Result<Prepared, Trouble> {
-        let to_lsn = noted.seen.map(|seen| lsn_text(seen.lsn)).unwrap_or_default();
-        let gap = Gap { reason, noticed_at: now_ms(), from_lsn: slot.confirmed.clone(), to_lsn };
+        let from_lsn = noted.seen.map(|seen| lsn_text(seen.lsn));
+        let gap = Gap { reason, noticed_at: now_ms(), from_lsn, to_lsn: String::new() };
         self.note_loss(&gap).await?;
         let noted = SlotNote { creation: None, gap: Some(gap), gap_untold: true, seen: None };
         let prepared = self.take_over(slot, noted).await?;

@@ -246,12 +246,17 @@ async fn however_a_backfill_ends_what_the_log_remembers_of_it_may_go() {
     let mapping = harness.mapping(json!({})).await;
     let running = harness.start_live().await;
     request(&harness, &mapping).await;
-    ended(&harness, &mapping).await;
+    let done = ended(&harness, &mapping).await;
+    assert_eq!((done.rows_sent, done.rows_expected), (1, None), "no estimate of what was never analyzed");
     let Identity::Positioned { source: of_events, .. } = &harness.events(1).await[0].identity.clone() else {
         panic!("a row without a position")
     };
     let mut wanted = vec![of_events.to_string()];
     assert_eq!(ended_sources(&harness).await, wanted);
+    harness.sql("analyze orders").await;
+    request(&harness, &mapping).await;
+    assert_eq!(ended(&harness, &mapping).await.rows_expected, Some(1));
+    wanted.push(source(&harness, &mapping).await);
     running.stop().await;
     harness.drop_slot().await;
     let resync = async || {
@@ -263,6 +268,8 @@ async fn however_a_backfill_ends_what_the_log_remembers_of_it_may_go() {
     wanted.push(source(&harness, &mapping).await);
     resync().await;
     assert_eq!(ended_sources(&harness).await, wanted);
+    let anew = cdc_backfills::last(harness.pool(), &scope(), &mapping).await.unwrap().unwrap();
+    assert_eq!((anew.reason.as_str(), anew.requested_by), ("resync", None), "nothing of the one before");
     wanted.push(source(&harness, &mapping).await);
     cdc_backfills::cancel(harness.pool(), &scope(), &mapping).await.unwrap();
     assert_eq!(ended_sources(&harness).await, wanted);

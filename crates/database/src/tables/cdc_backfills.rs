@@ -19,9 +19,10 @@ pub struct Backfill {
     pub state: String,
     /// `requested`, or `resync` after changes were lost.
     pub reason: String,
-    /// How many rows have become events, or were looked at and held back by the mapping's condition.
+    /// How many rows have become events, were held back by the mapping's condition, or were left to the stream because
+    /// they changed meanwhile.
     pub rows_sent: i64,
-    /// How many rows the table had by the target's estimate when it began.
+    /// How many rows the table had by the target's estimate when it began; `None` before that, and where there is none.
     pub rows_expected: Option<i64>,
     /// What keeps it from going on, for a person.
     pub message: Option<String>,
@@ -106,7 +107,8 @@ pub async fn request_resync(executor: impl PgExecutor<'_>, scopes: &[Scope]) -> 
         where m.resync
         on conflict (application_id, environment, mapping_id) where state in ('pending', 'running')
             do update set id = excluded.id, state = 'pending', reason = excluded.reason, chunk = 0, after_key = null,
-                upto_key = null, end_key = null, table_name = null, rows_sent = 0, updated_at = now()";
+                upto_key = null, end_key = null, table_name = null, rows_sent = 0, rows_expected = null,
+                message = null, cure = null, requested_by = null, updated_at = now()";
     let applications: Vec<&str> = scopes.iter().map(|scope| scope.application().as_str()).collect();
     let environments: Vec<&str> = scopes.iter().map(|scope| scope.environment().as_str()).collect();
     Ok(sqlx::query(sql).bind(applications).bind(environments).execute(executor).await?.rows_affected())
