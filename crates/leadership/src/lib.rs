@@ -26,7 +26,7 @@ pub const RENEW: Duration = Duration::from_secs(1);
 #[error("leases cannot be had now: {0}")]
 pub struct LeadershipError(pub String);
 
-/// The answer to a question about leases, within [`LEASE`], if only with an error.
+/// The answer to a question about leases, within seconds, if only with an error.
 pub type Answer<T> = BoxFuture<'static, Result<T, LeadershipError>>;
 
 /// Where leases are kept.

@@ -31,8 +31,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long one step may take: four of them, and counting with two, are within a lease.
-const STEP: Duration = Duration::from_millis(700);
+/// How long one step may take.
+const STEP: Duration = Duration::from_secs(1);
 /// How long counting a term may take.
 const COUNT: Duration = Duration::from_millis(1_500);
 /// How long to wait before subscribing is tried again.
@@ -52,6 +52,8 @@ struct Leases {
     freed: broadcast::Sender<Option<Arc<str>>>,
     /// When leases that others hold run out, as far as that is known.
     ends: Mutex<HashMap<String, Instant>>,
+    /// Claims of which it is not known whether Redis has taken them: asked for again, they need not run out first.
+    unsure: Mutex<HashMap<String, String>>,
 }
 
 /// What renewing has found.
@@ -81,7 +83,8 @@ impl RedisLeader {
                 () = follow(following, told) => stop.cancelled().await,
             }
         });
-        Arc::new(Self(Arc::new(Leases { links, terms, freed, ends: Mutex::default() })))
+        let (ends, unsure) = Default::default();
+        Arc::new(Self(Arc::new(Leases { links, terms, freed, ends, unsure })))
     }
 }
 
@@ -192,15 +195,24 @@ impl Leases {
 
     /// Claims the lease; `None` where it is held or claimed.
     async fn claim(&self, name: &str, holder: &str) -> Result<Option<String>, LeadershipError> {
-        let claim = format!("? {:016x} {holder}", rand::random::<u64>());
-        let left: Option<i64> = self.run(scripts::CLAIM, name, vec![claim.clone(), length_ms()]).await?;
-        let Some(left_ms) = left else {
-            self.ends.lock().remove(name);
-            return Ok(Some(claim));
-        };
-        let left = Duration::from_millis(left_ms.max(0).unsigned_abs()).min(LEASE);
-        self.ends.lock().insert(name.to_owned(), Instant::now() + left + MARGIN);
-        Ok(None)
+        let unsure = self.unsure.lock().remove(name);
+        let claim = unsure.unwrap_or_else(|| format!("? {:016x} {holder}", rand::random::<u64>()));
+        let claimed = self.run::<Option<i64>>(scripts::CLAIM, name, vec![claim.clone(), length_ms()]).await;
+        match claimed {
+            Ok(None) => {
+                self.ends.lock().remove(name);
+                Ok(Some(claim))
+            }
+            Ok(Some(left_ms)) => {
+                let left = Duration::from_millis(left_ms.max(0).unsigned_abs()).min(LEASE);
+                self.ends.lock().insert(name.to_owned(), Instant::now() + left + MARGIN);
+                Ok(None)
+            }
+            Err(error) => {
+                self.unsure.lock().insert(name.to_owned(), claim);
+                Err(error)
+            }
+        }
     }
 
     async fn hold(&self, name: &str, claim: &str, term: u64, holder: &str) -> Result<bool, LeadershipError> {

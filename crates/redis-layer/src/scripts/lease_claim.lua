@@ -2,6 +2,8 @@
 --
 -- KEYS  the lease.
 -- ARGV  1 the claim, 2 its length (ms).
--- Answers nil where it is claimed now, else for how long it is held or claimed yet (ms).
-if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return nil end
-return redis.call('PTTL', KEYS[1])
+-- Answers nil where the claim stands now, else for how long the lease is held or claimed yet (ms).
+local held = redis.call('GET', KEYS[1])
+if held and held ~= ARGV[1] then return redis.call('PTTL', KEYS[1]) end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return nil

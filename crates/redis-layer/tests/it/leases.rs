@@ -101,11 +101,25 @@ async fn forgotten_scripts_hinder_nobody() {
     assert!(b.acquire(NAME, "2:b").await.unwrap().is_some_and(|next| next > term));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_whose_answer_was_lost_is_gone_on_with() {
+    let bench = Bench::new(Persistence::Nothing).await;
+    let [a, b] = &bench.leaders;
+    // Redis answers nobody for longer than it is waited for, and does then what it was asked.
+    bench.server.command(&["CLIENT", "PAUSE", "2500", "ALL"]);
+    assert!(a.acquire(NAME, "1:a").await.is_err());
+    until("it is claimed", async || bench.value().starts_with("? ")).await;
+    assert_eq!(b.acquire(NAME, "2:b").await.unwrap(), None);
+    let term = a.acquire(NAME, "1:a").await.unwrap().expect("its own claim is not in its way");
+    assert_eq!(bench.value(), format!("{term} 1:a"));
+    assert_eq!(b.acquire(NAME, "2:b").await.unwrap(), None);
+}
+
 /// While the server is away nobody is told anything; afterwards one leads.
 async fn a_killed_server(persistence: Persistence) {
     let mut bench = Bench::new(persistence).await;
     let [a, b] = bench.leaders.clone();
-    let mut term = a.acquire(NAME, "1:a").await.unwrap().unwrap();
+    let term = a.acquire(NAME, "1:a").await.unwrap().unwrap();
     for away in [Duration::ZERO, LEASE + RENEW] {
         bench.server.kill();
         let begun = Instant::now();
@@ -132,8 +146,9 @@ async fn a_killed_server(persistence: Persistence) {
     let begun = Instant::now();
     freed.await;
     assert!(begun.elapsed() < RENEW / 2, "{:?}", begun.elapsed());
-    term = a.acquire(NAME, "1:a").await.unwrap().unwrap();
-    assert!(term > next);
+    // What it asks through may still be on its way back.
+    let last = asked(&a, "1:a").await.expect("it is free");
+    assert!(last > next);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
