@@ -7,6 +7,7 @@
 pub mod documents;
 mod error;
 pub mod event_log;
+mod keyed;
 pub mod leader;
 pub mod migrate;
 pub mod pool;

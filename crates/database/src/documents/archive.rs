@@ -1,7 +1,7 @@
 //! Documents that another store keeps hot: what it has written comes here, and what it no longer holds is read here.
 
 use super::{edits, failed, reading};
-use crate::event_log::within;
+use crate::{event_log::within, keyed};
 use document_store::{
     Archived, Document, DocumentArchive, DocumentKey, DocumentPage, DocumentQuery, Flushed, Revision,
     RevisionPage, RevisionQuery, ServiceKey, StoreError, Unflushed,
@@ -121,7 +121,7 @@ async fn keep_over(
     documents: &[Unflushed],
 ) -> Result<Option<Vec<Flushed>>, sqlx::Error> {
     use sqlx::Connection as _;
-    let mut tx = connection.begin().await?;
+    let mut tx = connection.begin_with(keyed::BEGIN).await?;
     // Whoever settles another generation waits until this is committed, and whoever comes here after that is refused:
     // so what a generation loads is not overtaken by what an earlier one had under way.
     let holds = sqlx::query("select 1 from event_log_redis where generation = $1 for share")
@@ -174,9 +174,11 @@ const UPSERT: &str = "with w as ( \
          where d.revision < excluded.revision \
          returning application_id, environment, service, id \
      ) \
-     select w.has_scope, put.id is not null as is_written, d.revision as held \
-     from w left join put using (application_id, environment, service, id) \
-     left join sync_documents d using (application_id, environment, service, id) order by w.n";
+     select has_scope, is_written, case when not is_written then \
+         (select d.revision from sync_documents d where d.application_id = w.application_id \
+             and d.environment = w.environment and d.service = w.service and d.id = w.id) end as held \
+     from (select w.*, (application_id, environment, service, id) in (select * from put) as is_written \
+           from w offset 0) w order by n";
 
 async fn upsert(connection: &mut PgConnection, documents: &[Unflushed]) -> Result<Vec<Flushed>, sqlx::Error> {
     let all = || documents.iter().map(|unflushed| &unflushed.document);

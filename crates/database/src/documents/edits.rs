@@ -10,10 +10,15 @@ use document_store::{Document, DocumentKey, Edit, KEPT_REVISIONS, Write};
 use event_log::{Entry, Identity, TopicKey};
 use shared_types::{Problem, Source};
 use sqlx::{PgConnection, Postgres, Transaction};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 /// How many edits share a transaction at most: each may hold a document, its diff and its event in memory.
 pub(crate) const MAX_EDITS: usize = 64;
+/// Bytes of documents beyond which they are not edited between two turns of other tasks.
+const LARGE: usize = 128 << 10;
 /// Revisions beyond those that are kept are removed whenever a document's revision passes a multiple of this.
 const PRUNE_EVERY: u64 = 16;
 
@@ -45,10 +50,30 @@ impl Edits {
             return Ok(Self::default());
         }
         let found = lock(tx, requests.iter().map(|request| &request.key).collect()).await?;
-        // Large documents are more work than a task may do between two turns.
-        let edited = tokio::task::spawn_blocking(move || apply(requests, found)).await;
-        // Only an edit that panics gets here; its transaction ends, and the others' are tried by themselves.
-        edited.map_err(|error| sqlx::Error::Decode(Box::new(error)))
+        let bytes = |request: &EditRequest| found.get(&request.key).map_or(0, |d| d.data.as_str().len());
+        let edited = match requests.iter().map(bytes).sum::<usize>() > LARGE {
+            // More work than a task may do between two turns.
+            true => tokio::task::spawn_blocking(move || apply(requests, found)).await.ok(),
+            false => apply_here(requests, found).await,
+        };
+        // Its transaction ends, and the others' are tried by themselves.
+        edited.ok_or_else(|| sqlx::Error::Decode("an edit panicked".into()))
+    }
+
+    /// Does one edit on what those before it left in `current`; answers the bytes of what it wrote.
+    fn add(&mut self, request: EditRequest, current: &mut HashMap<DocumentKey, Document>) -> usize {
+        let EditRequest { key, edit } = request;
+        let before = current.get(&key);
+        let base = before.map_or(0, |document| document.revision);
+        let outcome = edit(before);
+        let mut bytes = 0;
+        if let Ok(write) = &outcome {
+            bytes = write.event.payload.as_str().len();
+            self.bases.entry(key.clone()).or_insert(base);
+            current.insert(key, write.document.clone());
+        }
+        self.outcomes.push(outcome);
+        bytes
     }
 
     /// What became of each document, with what is to be appended, or why it is not written.
@@ -102,17 +127,27 @@ fn entry(write: &Write) -> Entry {
 
 fn apply(requests: Vec<EditRequest>, mut current: HashMap<DocumentKey, Document>) -> Edits {
     let mut edits = Edits::default();
-    for EditRequest { key, edit } in requests {
-        let before = current.get(&key);
-        let base = before.map_or(0, |document| document.revision);
-        let outcome = edit(before);
-        if let Ok(write) = &outcome {
-            edits.bases.entry(key.clone()).or_insert(base);
-            current.insert(key, write.document.clone());
-        }
-        edits.outcomes.push(outcome);
+    for request in requests {
+        edits.add(request, &mut current);
     }
     edits
+}
+
+/// As [`apply`], between turns of other tasks; `None` where an edit panics.
+async fn apply_here(
+    requests: Vec<EditRequest>,
+    mut current: HashMap<DocumentKey, Document>,
+) -> Option<Edits> {
+    let mut edits = Edits::default();
+    let mut bytes = 0;
+    for request in requests {
+        bytes += catch_unwind(AssertUnwindSafe(|| edits.add(request, &mut current))).ok()?;
+        if bytes > LARGE {
+            bytes = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+    Some(edits)
 }
 
 async fn lock(

@@ -6,7 +6,10 @@ use super::{
     plan::{Plan, Stored},
     store, unit, within,
 };
-use crate::documents::{EditRequest, Edits};
+use crate::{
+    documents::{EditRequest, Edits},
+    keyed,
+};
 use document_store::{Document, StoreError};
 use event_log::{Entry, LogError, Outcome, StoredEvent, TopicKey};
 use shared_types::Position;
@@ -117,7 +120,7 @@ async fn attempt(
     memory: &mut Memory,
     requests: &[Request],
 ) -> Result<Option<Done>, sqlx::Error> {
-    let mut tx = connection.begin().await?;
+    let mut tx = connection.begin_with(keyed::BEGIN).await?;
     // Documents first, partitions last: what an edit appends is only known once it is done.
     let edits = Edits::prepare(&mut tx, requests).await?;
     let units = unit::units(requests, &edits);

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::keys::Partition;
 use document_store::{DocumentKey, Flushed, StoreError, Unflushed};
+use futures::future::join_all;
 use std::{
     collections::{BTreeMap, HashSet},
     time::{Duration, Instant},
@@ -115,22 +116,32 @@ async fn clean(
             Flushed::Held | Flushed::Newer { .. } => flushed.push(unflushed),
         }
     }
-    let mut lost = HashSet::new();
-    for (partition, (flushed, gone)) in by_partition {
-        let mut cleaned = Ok(());
-        if !flushed.is_empty() {
-            cleaned = server::flushed(ground, generation, partition, &flushed).await;
-        }
-        if !gone.is_empty() {
-            tracing::warn!(documents = gone.len(), "documents whose application is gone are forgotten");
-            cleaned = cleaned.and(server::gone(ground, generation, partition, &gone).await);
-            lost.extend(gone.into_iter().cloned());
-        }
-        if let Err(error) = cleaned {
-            tracing::debug!(%error, "could not say in redis what was flushed; it is flushed again");
-        }
+    // All at once: they go out together, and nothing holds up the next flush for long.
+    let all = by_partition.into_iter().map(async |(partition, (flushed, gone))| {
+        clean_partition(ground, generation, partition, &flushed, &gone).await;
+        gone
+    });
+    join_all(all).await.into_iter().flatten().cloned().collect()
+}
+
+async fn clean_partition(
+    ground: &Ground,
+    generation: &str,
+    partition: Partition,
+    flushed: &[&Unflushed],
+    gone: &[&DocumentKey],
+) {
+    let mut cleaned = Ok(());
+    if !flushed.is_empty() {
+        cleaned = server::flushed(ground, generation, partition, flushed).await;
     }
-    lost
+    if !gone.is_empty() {
+        tracing::warn!(documents = gone.len(), "documents whose application is gone are forgotten");
+        cleaned = cleaned.and(server::gone(ground, generation, partition, gone).await);
+    }
+    if let Err(error) = cleaned {
+        tracing::debug!(%error, "could not say in redis what was flushed; it is flushed again");
+    }
 }
 
 /// The archive holds more than was flushed: another process was faster, or Redis is behind, which it must not be.
