@@ -18,7 +18,7 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         }
     }
     // Cargo shows its own progress, on the terminal itself.
-    let status = workspace.cargo(&["build", "--package", "realtime"]).status().context("cannot run cargo")?;
+    let status = workspace.build(&["realtime"], Profile::Debug).status().context("cannot run cargo")?;
     anyhow::ensure!(status.success(), "the build failed");
     let program = workspace.target_directory.join("debug/realtime");
     let error = workspace.command(&program.to_string_lossy()).arg("dev").args(arguments).exec();
