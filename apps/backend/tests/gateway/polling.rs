@@ -7,9 +7,10 @@ use crate::{
         socketio::{Packets, connect_packet},
     },
     harness::{Platform, soon},
-    token::service,
+    token::{Token, service},
 };
 use serde_json::{Value, json};
+use shared_types::AppId;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn packets_of_one_body_are_taken_in_order() {
@@ -72,6 +73,32 @@ async fn goodbye_ends_the_session() {
         assert_eq!(polling.polls.post(goodbye.to_owned()).await.0, 200);
         assert_eq!(polling.polls.poll().await.0, 400, "{goodbye}");
     }
+}
+
+/// A client takes the transport's close at once and the packets before it later: in one answer, the reason would be lost
+/// on it, and it would come back by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn why_a_session_ends_is_told_before_its_transport_closes() {
+    let (_platform, instance) = Platform::with_instance().await;
+    let token = || Token::service().with("jti", "mine").sign();
+    let revoked = async |polling: &Polling| {
+        let (poll, _) = tokio::join!(polling.polls.poll(), async {
+            instance.authenticator.revoke_token(&AppId::from_stored("app_default"), "mine").await.unwrap();
+        });
+        poll
+    };
+    let polling = Polling::connect(&instance, Some(&token())).await.unwrap();
+    let (status, body) = soon("the farewell", revoked(&polling)).await;
+    let packets: Vec<&str> = body.split('\u{1e}').collect();
+    assert_eq!((status, packets.len()), (200, 2), "{body}");
+    assert!(packets[0].starts_with("42[\"error\",") && packets[0].contains("TOKEN_REVOKED"), "{body}");
+    assert_eq!(packets[1], "41");
+    let url =
+        format!("ws://{}/socket.io/?EIO=4&transport=websocket&sid={}", instance.address, polling.polls.sid);
+    assert!(tokio_tungstenite::connect_async(url).await.is_err(), "it cannot move to a WebSocket any more");
+    assert_eq!(polling.polls.post("1".to_owned()).await, (200, "ok".to_owned()));
+    assert_eq!(soon("the close", polling.polls.poll()).await, (200, "1".to_owned()));
+    assert_eq!(polling.polls.poll().await.0, 400, "the session is gone");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

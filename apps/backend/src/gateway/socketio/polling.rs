@@ -44,6 +44,8 @@ struct PollingSession {
     polling: AtomicBool,
     /// Ends the waiting poll, because the WebSocket takes over.
     release: Notify,
+    /// Whether the client was told that its connection ends; the next poll closes the transport.
+    has_parted: AtomicBool,
     seen: Mutex<Instant>,
     ping_at: Mutex<Instant>,
     _place: Place,
@@ -53,6 +55,16 @@ impl PollingSession {
     fn touch(&self) {
         *self.seen.lock() = Instant::now();
     }
+
+    fn has_parted(&self) -> bool {
+        self.has_parted.load(Ordering::Acquire)
+    }
+
+    /// Whether its client has been silent for longer than one that is there.
+    fn is_abandoned(&self, now: Instant) -> bool {
+        let patience = if self.has_parted() { SWEEP } else { PING_EVERY + PONG_WITHIN };
+        now.duration_since(*self.seen.lock()) > patience
+    }
 }
 
 /// The polling sessions of this process.
@@ -60,9 +72,9 @@ impl PollingSession {
 pub struct PollingSessions(DashMap<String, Arc<PollingSession>>);
 
 impl PollingSessions {
-    /// Whether `sid` is one of them.
+    /// Whether `sid` is one of them, and goes on.
     pub fn knows(&self, sid: &str) -> bool {
-        self.0.contains_key(sid)
+        self.get(sid).is_some_and(|session| !session.has_parted())
     }
 
     fn get(&self, sid: &str) -> Option<Arc<PollingSession>> {
@@ -99,7 +111,7 @@ impl PollingSessions {
             let abandoned: Vec<String> = self
                 .0
                 .iter()
-                .filter(|session| now.duration_since(*session.seen.lock()) > PING_EVERY + PONG_WITHIN)
+                .filter(|session| session.is_abandoned(now))
                 .map(|session| session.key().clone())
                 .collect();
             for sid in abandoned {
@@ -123,6 +135,7 @@ pub fn open(gateway: &Arc<Gateway>, handshake: Handshake) -> Response {
         connection: tokio::sync::Mutex::new(Some(connection)),
         polling: AtomicBool::new(false),
         release: Notify::new(),
+        has_parted: AtomicBool::new(false),
         seen: Mutex::new(now),
         ping_at: Mutex::new(now + PING_EVERY),
         _place: place,
@@ -156,6 +169,10 @@ pub async fn poll(gateway: &Arc<Gateway>, sid: &str) -> Response {
     }
     let _polling = Polling(session.clone());
     session.touch();
+    if session.has_parted() {
+        gateway.polling.0.remove(sid);
+        return text("1".to_owned());
+    }
     let ping_at = *session.ping_at.lock();
     let mut batch = Vec::new();
     let taken = tokio::select! {
@@ -166,14 +183,26 @@ pub async fn poll(gateway: &Arc<Gateway>, sid: &str) -> Response {
             return text("2".to_owned());
         }
     };
-    if let Err(reason) = taken {
-        gateway.polling.end(sid).await;
-        batch = farewell(&reason);
-        let mut body = joined(&batch);
-        body.push_str(if body.is_empty() { "1" } else { "\u{1e}1" });
-        return text(body);
+    match taken {
+        Ok(()) => text(joined(&batch)),
+        Err(reason) => text(part(gateway, sid, &session, &reason).await),
     }
-    text(joined(&batch))
+}
+
+/// Ends a session's connection; answers what its client is told of that. Where there is something to tell, the
+/// transport is closed by the next poll only: a client takes a close at once, and looks at the packets before it later,
+/// as ones of a connection that is gone.
+async fn part(gateway: &Gateway, sid: &str, session: &PollingSession, reason: &CloseReason) -> String {
+    let told = farewell(reason);
+    if told.is_empty() {
+        gateway.polling.end(sid).await;
+        return "1".to_owned();
+    }
+    session.has_parted.store(true, Ordering::Release);
+    if let Some(connection) = session.connection.lock().await.take() {
+        connection.end().await;
+    }
+    joined(&told)
 }
 
 fn joined(batch: &[event_router::Outgoing]) -> String {
@@ -192,6 +221,10 @@ pub async fn receive(gateway: &Arc<Gateway>, sid: &str, body: &[u8]) -> Response
     let Some(session) = gateway.polling.get(sid) else { return refuse(1, "Session ID unknown") };
     let Ok(body) = std::str::from_utf8(body) else { return refuse(3, "Bad request") };
     session.touch();
+    if session.has_parted() {
+        // Its client's own goodbye, which nobody needs any more.
+        return taken_in();
+    }
     let mut connection = session.connection.lock().await;
     for packet in body.split(SEPARATOR) {
         let Some(open) = connection.as_mut() else { return refuse(1, "Session ID unknown") };
@@ -207,6 +240,11 @@ pub async fn receive(gateway: &Arc<Gateway>, sid: &str, body: &[u8]) -> Response
         }
     }
     drop(connection);
+    taken_in()
+}
+
+/// The answer to packets that were taken.
+fn taken_in() -> Response {
     let headers = [(header::CONTENT_TYPE, "text/html")];
     (StatusCode::OK, headers, "ok").into_response()
 }
