@@ -31,18 +31,10 @@ pub enum ObservabilityError {
 const LEVELS: [&str; 4] = ["debug", "info", "warn", "error"];
 
 /// Libraries whose own debug output would bury ours: they stay at `warn` (or above) whatever the level.
-const CHATTY: [&str; 10] = [
-    "h2",
-    "hyper",
-    "hyper_util",
-    "reqwest",
-    "rustls",
-    "pg_walstream",
-    "sqlx",
-    "tower",
-    "tungstenite",
-    "fred",
-];
+const CHATTY: [&str; 9] =
+    ["h2", "hyper", "hyper_util", "reqwest", "rustls", "pg_walstream", "sqlx", "tower", "tungstenite"];
+/// Libraries that warn of each broken connection in terms of their own; whoever uses them says what it comes to.
+const INWARD: [&str; 1] = ["fred"];
 
 /// Installs the process-wide subscriber: JSON lines under `production` and `staging`, readable lines
 /// otherwise, always on standard error.
@@ -69,7 +61,7 @@ pub fn init(service_name: &str, level: &str, environment: &str) -> Result<(), Ob
     Ok(())
 }
 
-/// The filter of a documented level, with chatty libraries held at `warn`.
+/// The filter of a documented level, with chatty libraries held at `warn` and inward ones at `error`.
 fn level_filter(level: &str) -> Result<EnvFilter, ObservabilityError> {
     if !LEVELS.contains(&level) {
         return Err(ObservabilityError::UnknownLevel(level.to_owned()));
@@ -79,6 +71,7 @@ fn level_filter(level: &str) -> Result<EnvFilter, ObservabilityError> {
         all.push_str(&format!(",{library}={library_level}"));
         all
     });
+    let directives = INWARD.iter().fold(directives, |all, library| format!("{all},{library}=error"));
     Ok(EnvFilter::new(directives))
 }
 
@@ -173,6 +166,7 @@ mod tests {
         let text = lines_of("debug", LogFormat::Json, || {
             tracing::debug!("ours");
             tracing::debug!(target: "sqlx::query", "theirs");
+            tracing::warn!(target: "fred::router::responses", "inward");
             tracing::trace!("too fine");
         });
         assert_eq!(text.lines().count(), 1);

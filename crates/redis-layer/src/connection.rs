@@ -1,25 +1,31 @@
 //! The connections of a process: which server or cluster the URL names, directly or through Sentinels, and the clients
 //! that reconnect by themselves.
 //!
-//! Owns clients and their tasks. Knows no keys. A command is sent once: whether one that was on its way when a
-//! connection broke took effect is for the caller to find out.
+//! Owns clients and their tasks. Knows no keys. A command is sent once, and to one node: whether one that was on its way
+//! when a connection broke took effect is for the caller to find out, and one that a cluster's node sent on is for the
+//! caller to repeat.
 
 use crate::{
     error::RedisError,
     keys::{Announcing, Partition},
+    subscriptions::{self, Lapses},
 };
 use fred::{
     bytes_utils::Str,
     clients::Client,
+    error::Error,
     interfaces::ClientLike,
     types::{
-        Builder, ClusterHash, ConnectHandle, CustomCommand, RespVersion, Value,
+        Builder, ClusterHash, CustomCommand, RespVersion, Value,
         config::{Config, ReconnectPolicy, ServerConfig},
     },
 };
 use std::{sync::Arc, time::Duration};
-use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// How long making a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -38,17 +44,14 @@ pub struct Link {
     pub reads: Client,
     /// For subscriptions only.
     pub subscriber: Client,
+    /// Tells when the subscriber may be subscribed to nothing.
+    pub lapses: Lapses,
     /// How live readers are reached.
     pub announcing: Announcing,
     /// What the clients were made from.
     pub config: Config,
-    handles: Vec<ConnectHandle>,
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.handles.iter().for_each(ConnectHandle::abort);
-    }
+    /// What keeps the clients connected; ends with the link.
+    _tasks: JoinSet<()>,
 }
 
 /// Where the link appears once the server has been found.
@@ -172,16 +175,35 @@ async fn connect(config: Config) -> Result<Link, RedisError> {
     let (writes, reads) = (builder.build()?, builder.build()?);
     // Under the newer protocol a subscribed connection still answers, which tells when a subscription holds.
     builder.with_config(|config| config.version = RespVersion::RESP3);
-    let clients = [writes, reads, builder.build()?];
-    let handles = clients.iter().map(ClientLike::connect).collect();
-    let [writes, reads, subscriber] = clients;
-    let link = Link { writes, reads, subscriber, announcing, config, handles };
+    let subscriber = builder.build()?;
+    let mut tasks = JoinSet::new();
+    let lapses = subscriptions::follow(&subscriber, &reads, announcing, &mut tasks);
+    for client in [&writes, &reads, &subscriber] {
+        // Called here, so that the client is connecting when it is waited for.
+        let connecting = AbortOnDropHandle::new(client.connect());
+        tasks.spawn(keep(client.clone(), connecting));
+    }
+    let link = Link { writes, reads, subscriber, lapses, announcing, config, _tasks: tasks };
     for client in [&link.writes, &link.reads, &link.subscriber] {
         tokio::time::timeout(CONNECT, client.wait_for_connect())
             .await
             .map_err(|_| RedisError::Unavailable("no answer in time".to_owned()))??;
     }
     Ok(link)
+}
+
+/// Keeps a client connected until it is told to quit. Its task reconnects by itself, but ends with an error that it does
+/// not expect, and whatever it is asked would wait in vain from then on.
+async fn keep(client: Client, mut connecting: AbortOnDropHandle<Result<(), Error>>) {
+    loop {
+        match connecting.await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => tracing::warn!(%error, "a connection to redis ended; connecting anew"),
+            Err(error) => tracing::error!(%error, "a connection to redis ended; connecting anew"),
+        }
+        tokio::time::sleep(Duration::from_millis(u64::from(RETRY_MS))).await;
+        connecting = AbortOnDropHandle::new(client.connect());
+    }
 }
 
 fn builder(config: Config) -> Builder {
@@ -191,6 +213,9 @@ fn builder(config: Config) -> Builder {
             connection.connection_timeout = CONNECT;
             connection.internal_command_timeout = CONNECT;
             connection.max_command_attempts = 1;
+            // The library would follow `ASK` by taking another command's answer for that of `ASKING`, or end for good. A
+            // command that was sent on is answered with an error; `MOVED` makes it look at the slots first.
+            connection.max_redirections = 0;
             connection.tcp.nodelay = Some(true);
             connection.unresponsive.max_timeout = Some(COMMAND * 2);
         })

@@ -13,6 +13,12 @@ pub enum RedisError {
     /// The server does not answer, or not yet; it may later.
     #[error("Redis is unavailable: {0}")]
     Unavailable(String),
+    /// Another node of the cluster has the slot, or is about to: nothing took effect.
+    #[error("Redis is unavailable: the cluster moves slots")]
+    SentOn,
+    /// The witness's table is not there yet: migrations have still to run.
+    #[error("Redis is unavailable: the schema of its witness in PostgreSQL is not there yet")]
+    NoSchema,
     /// The server does not know a script: it is another one, or has been started anew.
     #[error("Redis does not know the script")]
     UnknownScript,
@@ -47,6 +53,11 @@ impl From<Error> for RedisError {
             ErrorKind::IO | ErrorKind::Canceled => Self::Unavailable("the connection was lost".to_owned()),
             ErrorKind::Auth => Self::Unavailable("user or password are refused".to_owned()),
             ErrorKind::Timeout => Self::Unavailable("no answer in time".to_owned()),
+            // Redirections are not followed.
+            ErrorKind::Routing => Self::SentOn,
+            _ if details.starts_with("Failed to route") => {
+                Self::Unavailable("a node is not connected".to_owned())
+            }
             _ if is_answer(first) && !PASSING.contains(&first) => Self::Internal(details.to_owned()),
             // What did not come from the server came from the way to it.
             _ => Self::Unavailable(details.to_owned()),
@@ -81,7 +92,10 @@ mod tests {
         assert!(matches!(answered("OOM command not allowed"), RedisError::Unavailable(_)));
         assert!(matches!(answered("MISCONF Redis is configured to"), RedisError::Unavailable(_)));
         assert!(matches!(answered("NOSCRIPT No matching script."), RedisError::UnknownScript));
-        assert!(matches!(answered("Failed to route command."), RedisError::Unavailable(_)));
+        let unrouted = answered("Failed to route command.");
+        assert_eq!(unrouted.to_string(), "Redis is unavailable: a node is not connected");
+        let sent_on = RedisError::from(Error::new(ErrorKind::Routing, "Too many redirections."));
+        assert!(matches!(sent_on, RedisError::SentOn));
         assert!(matches!(answered("ERR wrong number of arguments"), RedisError::Internal(_)));
     }
 }

@@ -291,7 +291,7 @@ async fn follow(links: Links, freed: broadcast::Sender<Option<Arc<str>>>) {
     let Ok(Some(link)) = links.clone().wait_for(Option::is_some).await.map(|link| link.clone()) else {
         return;
     };
-    let (mut messages, mut reconnects) = (link.subscriber.message_rx(), link.subscriber.reconnect_rx());
+    let (mut messages, mut lapses) = (link.subscriber.message_rx(), link.lapses.clone());
     let mut is_subscribed = false;
     loop {
         if !is_subscribed {
@@ -300,10 +300,12 @@ async fn follow(links: Links, freed: broadcast::Sender<Option<Arc<str>>>) {
             drop(freed.send(None));
         }
         tokio::select! {
-            reconnected = reconnects.recv() => match reconnected {
-                Ok(_) | Err(RecvError::Lagged(_)) => is_subscribed = false,
-                Err(RecvError::Closed) => return,
-            },
+            lapsed = lapses.changed() => {
+                if lapsed.is_err() {
+                    return;
+                }
+                is_subscribed = false;
+            }
             () = tokio::time::sleep(RETRY), if !is_subscribed => {}
             message = messages.recv() => match message {
                 Ok(message) if *message.channel == *keys::LEASES_FREED => {

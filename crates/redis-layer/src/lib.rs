@@ -16,6 +16,7 @@ mod leader;
 mod presence;
 mod scripts;
 mod settings;
+mod subscriptions;
 
 pub use counters::{Count, RedisCounters, Total};
 pub use documents::RedisDocumentStore;

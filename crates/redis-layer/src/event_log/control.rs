@@ -21,6 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 const CHANNELS: usize = 200;
 /// How long to wait before subscribing is tried again.
 const RETRY: Duration = Duration::from_millis(200);
+/// How often it is subscribed to what a node of the cluster sent on.
+const ATTEMPTS: u32 = 10;
 
 /// Topics to follow, and where their heads go.
 pub type WatchAsk = (Vec<TopicKey>, oneshot::Sender<Result<Vec<Position>, LogError>>);
@@ -117,7 +119,15 @@ async fn subscribe_and_look(
     link: &Link,
     keys: &[TopicKey],
 ) -> Result<HashMap<TopicKey, Position>, LogError> {
-    subscribe(link, keys).await?;
+    let mut attempts = 1;
+    // Whoever asks would be refused because of a slot that moves.
+    while let Err(error) = subscribe(link, keys).await {
+        if !matches!(error, RedisError::SentOn) || attempts == ATTEMPTS {
+            return Err(error.into());
+        }
+        attempts += 1;
+        tokio::time::sleep(RETRY / 2).await;
+    }
     history::heads(shore, keys).await
 }
 

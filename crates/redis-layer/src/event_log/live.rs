@@ -147,8 +147,8 @@ async fn run(
         suspects: HashMap::new(),
     };
     tokio::select! {
-        () = messages::pump(link.subscriber.clone(), heard_in) => {}
-        () = control::run(shore, link, ordered, done_in) => {}
+        () = messages::pump(&link, heard_in) => {}
+        () = control::run(shore, link.clone(), ordered, done_in) => {}
         () = reader.run(asked, heard, done, out) => {}
     }
 }
@@ -229,7 +229,7 @@ impl Reader {
         match heard {
             Heard::Message { channel, text } => self.take(&channel, &text, events).await,
             Heard::Missed => self.order(Order::Look(self.topics.keys().cloned().collect())),
-            Heard::Reconnected => self.order(Order::Again(self.topics.keys().cloned().collect())),
+            Heard::Lapsed => self.order(Order::Again(self.topics.keys().cloned().collect())),
         }
     }
 

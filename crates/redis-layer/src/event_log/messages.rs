@@ -1,6 +1,7 @@
 //! From the library's broadcast, which forgets what is not taken in time, into a queue of our own that says so.
 
-use fred::{bytes_utils::Str, clients::Client, interfaces::EventInterface};
+use crate::connection::Link;
+use fred::{bytes_utils::Str, interfaces::EventInterface};
 use tokio::sync::{
     broadcast::error::RecvError,
     mpsc::{self, error::TrySendError},
@@ -18,38 +19,40 @@ pub enum Heard {
     },
     /// Messages may have been missed.
     Missed,
-    /// The connection was made anew: it is subscribed to nothing.
-    Reconnected,
+    /// The connection was made anew, or a slot has moved: it may be subscribed to nothing.
+    Lapsed,
 }
 
 /// What is still to be said once there is room.
 #[derive(Default)]
 struct Pending {
     missed: bool,
-    reconnected: bool,
+    lapsed: bool,
 }
 
 impl Pending {
     fn take(&mut self) -> Option<Heard> {
-        if std::mem::take(&mut self.reconnected) {
-            return Some(Heard::Reconnected);
+        if std::mem::take(&mut self.lapsed) {
+            return Some(Heard::Lapsed);
         }
         std::mem::take(&mut self.missed).then_some(Heard::Missed)
     }
 }
 
-/// Moves what `client` hears into `out` until either ends. Never waits: what finds no room is missed, and said so.
-pub async fn pump(client: Client, out: mpsc::Sender<Heard>) {
-    let (mut messages, mut reconnects) = (client.message_rx(), client.reconnect_rx());
+/// Moves what `link` hears into `out` until either ends. Never waits: what finds no room is missed, and said so.
+pub async fn pump(link: &Link, out: mpsc::Sender<Heard>) {
+    let (mut messages, mut lapses) = (link.subscriber.message_rx(), link.lapses.clone());
     let mut pending = Pending::default();
     loop {
         tokio::select! {
             biased;
-            reconnected = reconnects.recv() => match reconnected {
-                Ok(_) | Err(RecvError::Lagged(_)) => pending.reconnected = true,
-                Err(RecvError::Closed) => return,
-            },
-            permit = out.reserve(), if pending.missed || pending.reconnected => {
+            lapsed = lapses.changed() => {
+                if lapsed.is_err() {
+                    return;
+                }
+                pending.lapsed = true;
+            }
+            permit = out.reserve(), if pending.missed || pending.lapsed => {
                 let Ok(permit) = permit else { return };
                 if let Some(heard) = pending.take() {
                     permit.send(heard);

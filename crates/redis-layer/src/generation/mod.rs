@@ -119,7 +119,7 @@ fn not_settled() -> RedisError {
 
 /// Settles the generation, again whenever it is doubted, and writes down what was acknowledged, until `stop`.
 pub async fn run(guard: Arc<Guard>, links: Links, pool: PgPool, stop: CancellationToken) {
-    let mut keeper = Keeper { guard, links, pool, written: Acknowledged::default() };
+    let mut keeper = Keeper { guard, links, pool, written: Acknowledged::default(), has_said: false };
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -134,6 +134,8 @@ struct Keeper {
     links: Links,
     pool: PgPool,
     written: Acknowledged,
+    /// Whether it was said that Redis cannot be used, and not yet that it can.
+    has_said: bool,
 }
 
 impl Keeper {
@@ -158,14 +160,30 @@ impl Keeper {
             Ok(settled) => {
                 self.guard.seen.lock().trouble = None;
                 self.guard.settled.send_replace(Some(Arc::new(settled)));
+                self.say(None);
             }
             Err(error) => {
-                let is_new = self.guard.seen.lock().trouble.replace(error.to_string()).is_none();
-                if is_new {
-                    tracing::warn!(%error, "the event log on redis cannot be used yet; trying on");
-                }
+                self.guard.seen.lock().trouble = Some(error.to_string());
+                self.say(Some(&error));
                 tokio::time::sleep(RETRY).await;
             }
+        }
+    }
+
+    /// Says once what keeps Redis from being used, and once that it can be used again.
+    fn say(&mut self, trouble: Option<&RedisError>) {
+        match trouble {
+            // Whoever migrates says that it does.
+            Some(RedisError::NoSchema) => {}
+            Some(error) if !self.has_said => {
+                self.has_said = true;
+                tracing::warn!(%error, "redis cannot be used now; trying on");
+            }
+            None if self.has_said => {
+                self.has_said = false;
+                tracing::info!("redis can be used again");
+            }
+            _ => {}
         }
     }
 
@@ -214,13 +232,16 @@ impl Keeper {
             Ok(nodes) => {
                 let same = nodes.iter().map(Node::identity).eq(settled.nodes.iter().cloned());
                 *self.guard.seen.lock() = Seen { nodes, trouble: None };
-                if !same {
+                if same {
+                    self.say(None);
+                } else {
                     self.guard.doubt(settled);
                 }
             }
             // Scripts are unknown to a server that was started anew: it is looked at before it is used.
             Err(error) => {
                 *self.guard.seen.lock() = Seen { nodes: Vec::new(), trouble: Some(error.to_string()) };
+                self.say(Some(&error));
             }
         }
     }

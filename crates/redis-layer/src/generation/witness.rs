@@ -7,6 +7,8 @@ use std::{future::Future, time::Duration};
 
 /// Held while a generation is settled, by one process at a time.
 const LOCK: i64 = 0x7265_6469_735f_6765;
+/// PostgreSQL's name of the error that a table is not there.
+const UNDEFINED_TABLE: &str = "42P01";
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long settling may leave the database alone. Whoever is frozen in the middle of it holds the others up for so long.
 const SETTLING: Duration = Duration::from_secs(20);
@@ -14,7 +16,7 @@ const SETTLING: Duration = Duration::from_secs(20);
 /// Begins to settle a generation; others wait until the transaction ends.
 ///
 /// # Errors
-/// `Unavailable` where Postgres does not answer.
+/// `Unavailable` where Postgres does not answer, `NoSchema` before the first migration.
 pub async fn begin(pool: &PgPool) -> Result<(Transaction<'static, Postgres>, Option<Witnessed>), RedisError> {
     let work = async {
         let mut tx = pool.begin().await?;
@@ -93,6 +95,9 @@ async fn within<T>(
 ) -> Result<T, RedisError> {
     match tokio::time::timeout(limit, work).await {
         Ok(Ok(done)) => Ok(done),
+        Ok(Err(sqlx::Error::Database(error))) if error.code().as_deref() == Some(UNDEFINED_TABLE) => {
+            Err(RedisError::NoSchema)
+        }
         Ok(Err(error)) => Err(RedisError::Unavailable(format!("its witness in PostgreSQL: {error}"))),
         Err(_) => Err(RedisError::Unavailable("its witness in PostgreSQL does not answer".to_owned())),
     }
