@@ -1,7 +1,8 @@
 //! The first person, signing in, sessions.
 
-use crate::instance;
+use crate::{instance, over};
 use auth::{Attempt, Authenticator, NewPerson, SignedIn};
+use database::pool::{PoolSettings, connect_lazy};
 use futures::future::join_all;
 use shared_types::{
     AppId,
@@ -110,6 +111,22 @@ async fn a_session_slides_but_ends_after_a_week() {
     assert!(left <= 3 * 3_600_000, "at most a week altogether, {left} ms left");
     age("update sessions set expires_at = now()").await.unwrap();
     assert!(authenticator.verify_session(&token).await.is_err());
+}
+
+#[tokio::test]
+async fn a_session_holds_while_the_database_takes_no_writes() {
+    let test = testkit::database().await;
+    let authenticator = instance(&test, None).await;
+    let token = set_up(&authenticator).await.token;
+    let hour_ago = "update sessions set last_used_at = now() - interval '1 hour'";
+    sqlx::query(hour_ago).execute(&test.pool).await.unwrap();
+    let read_only = format!("alter database {} set default_transaction_read_only = on", test.name);
+    sqlx::query(sqlx::AssertSqlSafe(read_only)).execute(&test.pool).await.unwrap();
+    let settings = PoolSettings { min_connections: 0, ..PoolSettings::new(&test.url) };
+    let pool = connect_lazy(&settings).unwrap();
+    assert!(sqlx::query(hour_ago).execute(&pool).await.is_err(), "it takes no writes");
+    let person = over(pool, None).await.verify_session(&token).await.unwrap();
+    assert_eq!(person.user.email, "ada@example.com");
 }
 
 #[tokio::test]
