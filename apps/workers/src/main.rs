@@ -18,6 +18,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let listener = platform::listen(address).await?;
     let health = health::serve(platform.clone(), listener);
     let workers = Workers::start(platform.clone()).await?;
+    tracing::info!(%address, "workers run; health and metrics are served");
     let ended = platform::until_stopped(&platform).await;
     workers.stop().await;
     health.stop().await;

@@ -1,11 +1,14 @@
 //! One target and what becomes of its leader, where leases and events are on Redis.
 
-use crate::harness::{Platform, Target, Worker, until};
+use crate::{
+    bench::{Bench, Store},
+    harness::{Platform, Worker, until},
+};
 use event_log::{EventLog as _, HistoryQuery, PageLimit, Start, TopicKey};
 use metrics::Metrics;
 use redis_layer::{RedisSettings, event_log::RedisEventLog};
 use serde_json::Value;
-use shared_types::{Environment, Position, TopicName};
+use shared_types::{Position, Scope, TopicName};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -22,37 +25,17 @@ use tokio_util::sync::CancellationToken;
 /// How long a lease lasts.
 const LEASE: Duration = Duration::from_secs(3);
 
-struct Bench {
+/// Leases and events are on a Redis.
+struct OnRedis {
     redis: LocalRedis,
-    platform: Platform,
-    target: Target,
-    inserted: i64,
     /// What the workers append to.
     log: Arc<RedisEventLog>,
     _tasks: JoinSet<()>,
 }
 
-impl Bench {
-    async fn new() -> Self {
-        let redis = LocalRedis::start(Persistence::Always);
-        let platform = Platform { redis_url: Some(redis.url()), ..Platform::new().await };
-        let target = platform.target(Environment::Development).await;
-        platform::install_crypto();
-        let mut tasks = JoinSet::new();
-        let (settings, pool) = (RedisSettings::new(redis.url()), platform.database.pool.clone());
-        let stop = CancellationToken::new();
-        let log = RedisEventLog::start(settings, pool, Metrics::new(), &mut tasks, stop).unwrap();
-        Self { redis, platform, target, inserted: 0, log, _tasks: tasks }
-    }
-
-    async fn insert(&mut self) {
-        self.inserted += 1;
-        self.target.insert(self.inserted).await;
-    }
-
-    /// The rows' own keys, in the order of their events.
-    async fn keys(&self) -> Vec<i64> {
-        let key = TopicKey::new(&self.target.scope, &TopicName::parse("order.made").unwrap());
+impl Store for OnRedis {
+    async fn keys(&self, _: &Platform, scope: &Scope) -> Vec<i64> {
+        let key = TopicKey::new(scope, &TopicName::parse("order.made").unwrap());
         // While Redis comes back there is no answer.
         let Ok(head) = self.log.head(&key).await else { return Vec::new() };
         let limit = PageLimit { events: 1_000, bytes: 1 << 20 };
@@ -62,27 +45,33 @@ impl Bench {
         page.events.iter().map(|event| id(event.payload.as_str())).collect()
     }
 
-    /// Waits until every row is in the log, each once and in order.
-    async fn all_arrive(&self) {
-        until("all rows", async || self.keys().await.len() as i64 >= self.inserted).await;
-        assert_eq!(self.keys().await, (1..=self.inserted).collect::<Vec<_>>());
+    async fn candidates(&self, _: &Platform) -> i64 {
+        // While Redis comes back there is no answer.
+        let listening = self.redis.command(&["PUBSUB", "NUMSUB", "realtime:{leases}"]).pop();
+        listening.and_then(|count| count.parse().ok()).unwrap_or(0)
     }
+}
 
-    /// Waits until so many processes are there to lead.
-    async fn candidates(&self, count: usize) {
-        let count = count.to_string();
-        let listening = || self.redis.command(&["PUBSUB", "NUMSUB", "realtime:{leases}"]).pop();
-        until("that many are there to lead", async || listening() == Some(count.clone())).await;
-    }
+async fn bench() -> Bench<OnRedis> {
+    let redis = LocalRedis::start(Persistence::Always);
+    let platform = Platform { redis_url: Some(redis.url()), ..Platform::new().await };
+    platform::install_crypto();
+    let mut tasks = JoinSet::new();
+    let (settings, pool) = (RedisSettings::new(redis.url()), platform.database.pool.clone());
+    let stop = CancellationToken::new();
+    let log = RedisEventLog::start(settings, pool, Metrics::new(), &mut tasks, stop).unwrap();
+    Bench::new(platform, OnRedis { redis, log, _tasks: tasks }).await
+}
 
+impl Bench<OnRedis> {
     /// The key of the target's lease.
     fn lease(&self) -> String {
-        self.redis.command(&["KEYS", "realtime:{leases}:cdc/*"]).pop().unwrap()
+        self.store.redis.command(&["KEYS", "realtime:{leases}:cdc/*"]).pop().unwrap()
     }
 
     /// Term and holder, as they are in Redis.
     fn held(&self) -> String {
-        self.redis.command(&["GET", &self.lease()]).pop().unwrap()
+        self.store.redis.command(&["GET", &self.lease()]).pop().unwrap()
     }
 
     /// How many row changes wait for the log.
@@ -98,24 +87,20 @@ impl Bench {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_told_to_stop_hands_over_at_once() {
-    let mut bench = Bench::new().await;
-    let mut leading = Worker::start(&bench.platform);
-    bench.platform.led_by(&leading, &[&bench.target]).await;
+    let mut bench = bench().await;
+    let mut leading = bench.leading().await;
     for _ in 0..3 {
-        let waiting = Worker::start(&bench.platform);
-        bench.candidates(2).await;
-        bench.insert().await;
-        bench.all_arrive().await;
+        let waiting = bench.waiting().await;
         let (held, lease, term) = (bench.held(), bench.lease(), bench.term().await);
         assert!(leading.leads(held.strip_prefix(&format!("{term} ")).unwrap()), "{held}");
-        let left_ms: u64 = bench.redis.command(&["PTTL", &lease])[0].parse().unwrap();
+        let left_ms: u64 = bench.store.redis.command(&["PTTL", &lease])[0].parse().unwrap();
         let begun = Instant::now();
         leading.signal("-TERM");
         bench.insert().await;
         until("another term", async || bench.term().await > term).await;
         let handed_over = begun.elapsed();
         assert!(handed_over < Duration::from_millis(left_ms), "it waited until it ran out: {handed_over:?}");
-        bench.platform.led_by(&waiting, &[&bench.target]).await;
+        bench.led_by(&waiting).await;
         bench.all_arrive().await;
         eprintln!("handed over after {handed_over:?}, reading after {:?}", begun.elapsed());
         assert!(leading.wait().success(), "it ends in order");
@@ -123,37 +108,17 @@ async fn a_leader_that_is_told_to_stop_hands_over_at_once() {
     }
     leading.signal("-TERM");
     assert!(leading.wait().success());
-    assert_eq!(bench.redis.command(&["KEYS", "realtime:{leases}:*"]), [""; 0], "it was given back");
+    assert_eq!(bench.store.redis.command(&["KEYS", "realtime:{leases}:*"]), [""; 0], "it was given back");
     bench.target.drop_slot().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_leader_is_replaced_within_five_seconds() {
-    let mut bench = Bench::new().await;
-    let mut leading = Worker::start(&bench.platform);
-    bench.platform.led_by(&leading, &[&bench.target]).await;
-    for _ in 0..2 {
-        let waiting = Worker::start(&bench.platform);
-        bench.candidates(2).await;
-        bench.insert().await;
-        bench.all_arrive().await;
-        let begun = Instant::now();
-        leading.signal("-KILL");
-        bench.insert().await;
-        bench.platform.led_by(&waiting, &[&bench.target]).await;
-        bench.all_arrive().await;
-        let took = begun.elapsed();
-        eprintln!("replaced after {took:?}");
-        assert!(took < Duration::from_secs(5), "{took:?}");
-        leading = waiting;
-    }
-    leading.signal("-TERM");
-    assert!(leading.wait().success());
-    bench.target.drop_slot().await;
+    bench().await.replaces_dead_leaders().await;
 }
 
 /// Inserts rows until longer after than a lease lasts, and sees each of them kept.
-async fn spill(bench: &mut Bench) {
+async fn spill(bench: &mut Bench<OnRedis>) {
     let begun = Instant::now();
     let before = bench.inserted;
     while begun.elapsed() < LEASE + Duration::from_secs(2) {
@@ -165,70 +130,62 @@ async fn spill(bench: &mut Bench) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_goes_on_while_redis_is_away() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     let (mut leading, mut waiting) = (Worker::start(&bench.platform), None);
-    bench.platform.led_by(&leading, &[&bench.target]).await;
+    bench.led_by(&leading).await;
     for _ in 0..2 {
         bench.insert().await;
         bench.all_arrive().await;
         let term = bench.term().await;
-        bench.redis.kill();
+        bench.store.redis.kill();
         spill(&mut bench).await;
         assert_eq!(bench.term().await, term, "nobody else leads meanwhile");
-        bench.redis.restart();
+        bench.store.redis.restart();
         bench.insert().await;
         bench.all_arrive().await;
         // It is in the log before it is removed.
         until("nothing is spilled", async || bench.spilled().await == 0).await;
         // The second time somebody waits, and may be the one who leads afterwards.
-        bench.candidates(1 + usize::from(waiting.is_some())).await;
+        bench.candidates(1 + i64::from(waiting.is_some())).await;
         if waiting.is_none() {
             assert_eq!(bench.term().await, term, "who was alone leads on");
             waiting = Some(Worker::start(&bench.platform));
             bench.candidates(2).await;
         }
     }
-    let mut waiting = waiting.unwrap();
-    for worker in [&mut leading, &mut waiting] {
+    for worker in [&mut leading, waiting.as_mut().unwrap()] {
         worker.signal("-TERM");
         assert!(worker.wait().success());
     }
     assert_eq!(bench.keys().await, (1..=bench.inserted).collect::<Vec<_>>());
-    bench.target.drop_slot().await;
+    bench.finish([]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_leader_spilled_is_sent_by_the_next() {
-    let mut bench = Bench::new().await;
-    let mut leading = Worker::start(&bench.platform);
-    bench.platform.led_by(&leading, &[&bench.target]).await;
-    let mut waiting = Worker::start(&bench.platform);
-    bench.candidates(2).await;
-    bench.insert().await;
-    bench.all_arrive().await;
+    let mut bench = bench().await;
+    let mut leading = bench.leading().await;
+    let waiting = bench.waiting().await;
     let term = bench.term().await;
-    bench.redis.kill();
+    bench.store.redis.kill();
     spill(&mut bench).await;
     leading.signal("-KILL");
     bench.insert().await;
     assert_eq!(bench.term().await, term);
     let begun = Instant::now();
-    bench.redis.restart();
-    bench.platform.led_by(&waiting, &[&bench.target]).await;
+    bench.store.redis.restart();
+    bench.led_by(&waiting).await;
     bench.all_arrive().await;
     eprintln!("sent {:?} after redis came back", begun.elapsed());
     assert!(bench.term().await > term);
     until("nothing is spilled", async || bench.spilled().await == 0).await;
-    waiting.signal("-TERM");
-    assert!(waiting.wait().success());
-    bench.target.drop_slot().await;
+    bench.finish([waiting]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_leader_finds_another_leading_when_it_wakes() {
-    let mut bench = Bench::new().await;
-    let mut leading = Worker::start(&bench.platform);
-    bench.platform.led_by(&leading, &[&bench.target]).await;
+    let mut bench = bench().await;
+    let mut leading = bench.leading().await;
     let mut waiting = Worker::start(&bench.platform);
     bench.candidates(2).await;
     for _ in 0..2 {
@@ -236,7 +193,7 @@ async fn a_frozen_leader_finds_another_leading_when_it_wakes() {
         bench.all_arrive().await;
         leading.signal("-STOP");
         bench.insert().await;
-        bench.platform.led_by(&waiting, &[&bench.target]).await;
+        bench.led_by(&waiting).await;
         bench.all_arrive().await;
         let term = bench.term().await;
         leading.signal("-CONT");
@@ -250,11 +207,7 @@ async fn a_frozen_leader_finds_another_leading_when_it_wakes() {
         assert!(waiting.leads(bench.held().strip_prefix(&format!("{term} ")).unwrap()));
         std::mem::swap(&mut leading, &mut waiting);
     }
-    for worker in [&mut waiting, &mut leading] {
-        worker.signal("-TERM");
-        assert!(worker.wait().success());
-    }
-    bench.target.drop_slot().await;
+    bench.finish([waiting, leading]).await;
 }
 
 /// The way of one process to Redis, which can be cut.
@@ -294,16 +247,13 @@ impl Way {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_alone_is_cut_off_from_redis_gives_way() {
-    let mut bench = Bench::new().await;
-    let way = Way::to(bench.redis.port()).await;
+    let mut bench = bench().await;
+    let way = Way::to(bench.store.redis.port()).await;
     let direct = bench.platform.redis_url.replace(format!("redis://127.0.0.1:{}", way.port));
-    let mut cut_off = Worker::start(&bench.platform);
+    let cut_off = Worker::start(&bench.platform);
     bench.platform.redis_url = direct;
-    bench.platform.led_by(&cut_off, &[&bench.target]).await;
-    let mut waiting = Worker::start(&bench.platform);
-    bench.candidates(2).await;
-    bench.insert().await;
-    bench.all_arrive().await;
+    bench.led_by(&cut_off).await;
+    let mut waiting = bench.waiting().await;
     let term = bench.term().await;
     way.cut.send_replace(true);
     let begun = Instant::now();
@@ -311,7 +261,7 @@ async fn a_leader_that_alone_is_cut_off_from_redis_gives_way() {
         bench.insert().await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    bench.platform.led_by(&waiting, &[&bench.target]).await;
+    bench.led_by(&waiting).await;
     bench.all_arrive().await;
     assert_eq!(bench.term().await, term + 1, "they do not take it from each other");
     // With nobody else there it waits for its way back.
@@ -319,9 +269,7 @@ async fn a_leader_that_alone_is_cut_off_from_redis_gives_way() {
     assert!(waiting.wait().success());
     bench.insert().await;
     way.cut.send_replace(false);
-    bench.platform.led_by(&cut_off, &[&bench.target]).await;
+    bench.led_by(&cut_off).await;
     bench.all_arrive().await;
-    cut_off.signal("-TERM");
-    assert!(cut_off.wait().success());
-    bench.target.drop_slot().await;
+    bench.finish([cut_off]).await;
 }

@@ -67,7 +67,7 @@ async fn a_dead_leader_of_several_targets_is_replaced_at_all_of_them() {
     let writers = [Writer::start(&here, 1), Writer::start(&there, 1_000_001)];
     for _ in 0..2 {
         let waiting = Worker::start(&platform);
-        platform.candidates(2).await;
+        until("two are there to lead", async || platform.candidates().await == 2).await;
         one_reader_each(&platform, &targets, &leading).await;
         let begun = Instant::now();
         leading.signal("-KILL");
@@ -117,7 +117,7 @@ async fn two_processes_that_start_at_once_read_each_target_once() {
         let leader = platform.leader(&target.scope).await.unwrap();
         assert_eq!(workers.iter().filter(|worker| worker.leads(&leader)).count(), 1, "{leader}");
     }
-    platform.candidates(2).await;
+    until("two are there to lead", async || platform.candidates().await == 2).await;
     for worker in &mut workers {
         worker.signal("-TERM");
     }
