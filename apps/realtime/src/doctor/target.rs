@@ -39,8 +39,25 @@ struct Answers {
     endangered: String,
 }
 
-/// Looks at one target.
+/// Looks at one target; each finding says which.
 pub async fn look(url: &str) -> Vec<Finding> {
+    let place = place(url);
+    let findings = findings(url).await.into_iter();
+    findings.map(|found| Finding { message: format!("{place}: {}", found.message), ..found }).collect()
+}
+
+/// Host, port and database of `url`: there may be several targets.
+fn place(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(url) => {
+            let host = url.host_str().unwrap_or_default();
+            format!("{host}:{}{}", url.port().unwrap_or(5432), url.path())
+        }
+        Err(_) => "a target whose URL cannot be understood".to_owned(),
+    }
+}
+
+async fn findings(url: &str) -> Vec<Finding> {
     let cure = "start it, or mend the target's URL (CDC_DATABASE_URL, or the application's config.cdc)";
     let pool = match connect(url).await {
         Ok(pool) => pool,
@@ -81,7 +98,7 @@ fn judge(found: &Answers) -> Vec<Finding> {
 
 fn wal_level(found: &Answers) -> Finding {
     if found.wal_level == "logical" {
-        return Finding::ok("target.wal_level", format!("logical, in database {}", found.database));
+        return Finding::ok("target.wal_level", "logical");
     }
     let trouble = Trouble::wal_level(&found.wal_level);
     Finding::fail("target.wal_level", trouble.message, trouble.cure)
@@ -167,6 +184,15 @@ mod tests {
     fn troubles(found: &Answers) -> Vec<(&'static str, State)> {
         let all = judge(found).into_iter();
         all.filter(|f| f.state != State::Ok).map(|f| (f.name, f.state)).collect()
+    }
+
+    #[tokio::test]
+    async fn a_finding_says_which_target_and_nothing_secret() {
+        let found = look("postgres://me:secret@127.0.0.1:1/shop?sslmode=disable").await;
+        assert_eq!((found.len(), found[0].state), (1, State::Fail));
+        assert!(found[0].message.starts_with("127.0.0.1:1/shop: "), "{found:?}");
+        assert!(!format!("{found:?}").contains("secret"), "{found:?}");
+        assert_eq!(place("postgres://me:secret@db.example/shop"), "db.example:5432/shop");
     }
 
     #[test]
