@@ -133,7 +133,8 @@ impl Backfill {
         target::limited(chunk::watermark(connection, PREFIX, &format!("{token}/low"))).await?;
         let (after, upto) = (work.after.as_deref(), work.upto.as_deref());
         let bounds = Bounds { after, upto, end: &end, rows: *rows, bytes: BYTES };
-        let Chunk { rows: read, running } = target::limited(chunk::read(connection, &keyed, bounds)).await?;
+        let chunk = target::limited(chunk::read(connection, &keyed, bounds)).await;
+        let Chunk { rows: read, running } = chunk.map_err(|trouble| unread(trouble, &keyed))?;
         let (count, bytes) = (read.len(), read.iter().map(chunk::size).sum::<usize>());
         let upto = match (&work.upto, read.last()) {
             (Some(upto), _) => upto.clone(),
@@ -203,7 +204,8 @@ impl Backfill {
         if let Some(end) = &work.end {
             return Ok(Some(end.clone()));
         }
-        let Some(key) = target::limited(chunk::last_key(connection, keyed)).await? else { return Ok(None) };
+        let key = target::limited(chunk::last_key(connection, keyed)).await;
+        let Some(key) = key.map_err(|trouble| unread(trouble, keyed))? else { return Ok(None) };
         let end = texts(key)?;
         cdc_backfills::note_end(&self.pool, work, &keyed.relation.table.to_string(), &end)
             .await
@@ -218,6 +220,17 @@ impl Backfill {
 
     async fn tell(&self, said: ToStream) -> Result<(), Trouble> {
         self.stream.send(said).await.map_err(|_| Trouble::unreachable("the stream has ended"))
+    }
+}
+
+/// What keeps rows from being read; less than owning the table is enough for that.
+fn unread(trouble: Trouble, keyed: &Keyed) -> Trouble {
+    match trouble.code {
+        "PRIVILEGE" => {
+            let cure = format!("grant select on {} to <user>;", chunk::name(&keyed.relation.table));
+            Trouble { cure, ..trouble }
+        }
+        _ => trouble,
     }
 }
 

@@ -91,7 +91,7 @@ pub(crate) struct Caretaker {
     lock_wait: Duration,
     heartbeat_due: Instant,
     watch_due: Instant,
-    /// The tables of the publication, as they were before it was aligned last.
+    /// The tables of the publication, where they were the same before and after it was aligned last.
     tables: Option<String>,
 }
 
@@ -266,7 +266,7 @@ impl Caretaker {
         let (publication, manage) = (self.charge.names.publication.clone(), self.charge.group.manage);
         let control = self.control().await?;
         let own_types = target::limited(target::own_types(control)).await?;
-        let tables = target::limited(publication::tables(control, &publication)).await?;
+        let before = target::limited(publication::tables(control, &publication)).await?;
         // Each table may wait for its lock.
         let patience = target::STATEMENT_TIMEOUT
             + publication::LOCK_TIMEOUT * 2 * u32::try_from(wanted.len()).unwrap_or(u32::MAX);
@@ -278,7 +278,9 @@ impl Caretaker {
                 return Err(Trouble::unreachable("no answer in time"));
             }
         };
-        self.tables = Some(tables);
+        let after = target::limited(publication::tables(self.control().await?, &publication)).await?;
+        // What has changed, here or elsewhere meanwhile, is looked at once more.
+        self.tables = (before == after).then_some(after);
         self.schedule(&standings);
         Ok(Aligned { plan: Arc::new(Plan { mappings: active, own_types }), standings })
     }

@@ -7,6 +7,7 @@
 
 mod appends;
 mod backfill;
+mod blind;
 mod caretaker;
 pub mod evaluate;
 mod farewell;

@@ -1,14 +1,14 @@
 //! The preflight: everything that would keep a target from being read, found before it is, each with what mends it.
 
 use crate::{
-    evaluate::CompiledMapping,
+    evaluate::{CompiledMapping, MISFIT_CURE},
     target::{
         self, Identity, Names, TargetUrl,
-        inspect::{self, ServerFacts},
+        inspect::{self, Columns, ServerFacts},
         publication::{self, Manage},
         quoted, slot,
     },
-    trouble::Trouble,
+    trouble::{READ_ONLY, Trouble},
 };
 use database::tables::mappings::Mapping;
 use serde::Serialize;
@@ -140,6 +140,15 @@ impl Preflight<'_> {
         }
         let names = Names::new(self.slot_prefix, self.installation, &identity.database);
         server(&facts, findings);
+        if facts.read_only && !facts.in_recovery {
+            let message = "new transactions of this user write nothing (default_transaction_read_only)";
+            let finding = match self.manage {
+                Manage::Allowed => Finding::error(READ_ONLY, message),
+                Manage::Forbidden => Finding::warning(READ_ONLY, message),
+            };
+            findings
+                .push(finding.cure("reset it for the server, the database or the user, where it was set"));
+        }
         slots(&mut connection, &facts, &names, findings).await?;
         self.publication(&mut connection, &facts, &names, &identity, findings).await?;
         self.tables(&mut connection, &facts, &names, findings).await
@@ -197,7 +206,7 @@ impl Preflight<'_> {
         }
         let own = target::own_types(connection).await?;
         let tables: Vec<TableName> = wanted.keys().cloned().collect();
-        let relations = inspect::relations(connection, &tables, &own).await?;
+        let relations = inspect::relations(connection, &tables, Columns::Streamed, &own).await?;
         for (table, found) in
             publication::survey(connection, &names.publication, &wanted, self.manage).await?
         {
@@ -211,7 +220,7 @@ impl Preflight<'_> {
             if let Some(misfit) = CompiledMapping::new(&mapping.definition, relation).misfit(relation) {
                 findings.push(
                     Finding::error("MISFIT", format!("mapping {}: {misfit}", mapping.id))
-                        .cure("add the column, or change the mapping")
+                        .cure(MISFIT_CURE)
                         .of(&mapping.definition.table),
                 );
             }

@@ -1,6 +1,7 @@
 //! What a reader says of itself: kept in memory, written to the platform's database now and then and on change.
 
 use crate::{
+    evaluate::MISFIT_CURE,
     plan::Fit,
     preflight::RETAINED_WARNING,
     spill::Spill,
@@ -50,6 +51,8 @@ struct Shown {
     gap: Option<Gap>,
     retained: Option<Retained>,
     spilled: Option<Spilled>,
+    /// Since when it is not read although it is to be.
+    unread: Option<Instant>,
 }
 
 /// What the tasks of one reader know of it.
@@ -72,7 +75,11 @@ impl Status {
     /// Of a reader that has not begun.
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
-            shown: Mutex::new(Shown { state: ReaderState::Connecting, ..Shown::default() }),
+            shown: Mutex::new(Shown {
+                state: ReaderState::Connecting,
+                unread: Some(Instant::now()),
+                ..Shown::default()
+            }),
             changed: Notify::new(),
             rows: AtomicU64::new(0),
             events: AtomicU64::new(0),
@@ -89,6 +96,10 @@ impl Status {
             return;
         }
         if shown.state != state || shown.trouble != trouble {
+            shown.unread = match state {
+                ReaderState::Streaming | ReaderState::Stopped => None,
+                ReaderState::Connecting | ReaderState::Error => shown.unread.or_else(|| Some(Instant::now())),
+            };
             shown.state = state;
             shown.trouble = trouble;
             self.changed.notify_one();
@@ -170,6 +181,13 @@ impl Status {
     pub fn set_gap(&self, gap: Gap) {
         self.shown.lock().gap = Some(gap);
         self.changed.notify_one();
+    }
+
+    /// For how long what is committed may wait already: as what was appended last did, or since it is not read.
+    fn lag(&self) -> Duration {
+        let appended = Duration::from_millis(self.lag_ms.load(Ordering::Relaxed).max(0).unsigned_abs());
+        let unread = self.shown.lock().unread.map(|since| since.elapsed());
+        appended.max(unread.unwrap_or_default())
     }
 
     /// Bytes of the target's log that are not confirmed.
@@ -274,7 +292,7 @@ impl Shown {
             Some(reason) if status.state == MappingState::Live => MappingStatus {
                 state: MappingState::Error,
                 message: Some(reason.clone()),
-                cure: Some("add the column, or change the mapping".to_owned()),
+                cure: Some(MISFIT_CURE.to_owned()),
                 ..status.clone()
             },
             _ => status.clone(),
@@ -323,8 +341,8 @@ impl StatusTask {
 
     /// Writes it now, for each scope.
     pub async fn write(&self, rate: f64) {
-        let seconds = self.status.lag_ms.load(Ordering::Relaxed) as f64 / 1000.0;
-        self.metrics.set_cdc_lag(&self.names.slot, seconds, self.status.lag_bytes());
+        let lag = self.status.lag().as_secs_f64();
+        self.metrics.set_cdc_lag(&self.names.slot, lag, self.status.lag_bytes());
         if let Some(retained) = self.status.retained() {
             let bytes = u64::try_from(retained.retained_bytes).unwrap_or(0);
             self.metrics.set_cdc_retained(&self.names.slot, retained.share().unwrap_or(0.0), bytes);
@@ -338,7 +356,7 @@ impl StatusTask {
             let status = self.status.of_scope(scope, &self.names, &self.holder, rate);
             let written = write_status(&self.pool, scope, StatusWriter::Leader, &status);
             match tokio::time::timeout(PATIENCE, written).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(_)) => {}
                 Ok(Err(error)) => {
                     tracing::debug!(%error, app.id = %scope.application(), "could not write the reader's status");
                 }

@@ -2,6 +2,7 @@
 //! of targets that nobody names any more.
 
 use crate::{
+    blind::Blinds,
     farewell::{self, Farewell},
     lead::{Group, Lead},
     reader::Ended,
@@ -93,12 +94,14 @@ pub(crate) struct Supervisor {
     sweep_due: Instant,
     /// The platform's own database, once it was asked.
     own: Option<Identity>,
+    blinds: Blinds,
 }
 
 impl Supervisor {
     /// One that runs nothing yet.
     pub fn new(parts: CdcParts, settings: CdcSettings, targets: TargetSource) -> Self {
         Self {
+            blinds: Blinds::new(parts.metrics.clone()),
             parts,
             settings,
             targets,
@@ -136,6 +139,7 @@ impl Supervisor {
                 Some(_) = self.beside.join_next() => {}
             }
         }
+        self.blinds.show(|_| false);
         self.asking.shutdown().await;
         self.beside.shutdown().await;
         for running in self.running.values() {
@@ -174,6 +178,7 @@ impl Supervisor {
         let targets = (self.targets)().await?;
         let stopped: HashSet<Scope> = cdc::stopped(&self.parts.pool).await?.into_iter().collect();
         let named = self.named(targets, &stopped).await?;
+        self.blinds.show(|scope| named.unclear.contains(scope) && !stopped.contains(scope));
         for (identity, running) in &self.running {
             if named.wanted.get(identity) != Some(&running.group) {
                 running.stop.cancel();
@@ -265,7 +270,12 @@ impl Supervisor {
     }
 
     /// The URL, where it can be used; else shows why not.
-    async fn usable(&self, scope: &Scope, url: Result<String, String>, network: Policy) -> Option<TargetUrl> {
+    async fn usable(
+        &mut self,
+        scope: &Scope,
+        url: Result<String, String>,
+        network: Policy,
+    ) -> Option<TargetUrl> {
         let trouble = match url.map(|url| url.parse::<TargetUrl>()) {
             Ok(Ok(url)) => return Some(url.within(network)),
             Ok(Err(problem)) => Trouble::new(
@@ -318,7 +328,7 @@ impl Supervisor {
         None
     }
 
-    async fn show_stopped(&self, scope: &Scope, slot: Slot) {
+    async fn show_stopped(&mut self, scope: &Scope, slot: Slot) {
         let what = match slot {
             Slot::Kept => "it was told to stop; its slot keeps the target's log meanwhile",
             Slot::ReadForOthers => {
@@ -331,7 +341,7 @@ impl Supervisor {
     }
 
     /// Shows the state of a scope that no leader shows.
-    async fn show(&self, scope: &Scope, state: ReaderState, trouble: Option<&Trouble>) {
+    async fn show(&mut self, scope: &Scope, state: ReaderState, trouble: Option<&Trouble>) {
         let status = ReaderStatus {
             state,
             code: trouble.map(|t| t.code.to_owned()),
@@ -340,8 +350,12 @@ impl Supervisor {
             ..ReaderStatus::default()
         };
         let written = cdc::write_status(&self.parts.pool, scope, StatusWriter::Bystander, &status).await;
-        if let Err(error) = written {
-            tracing::debug!(%error, app.id = %scope.application(), "could not write the reader's status");
+        match written {
+            Ok(true) if state == ReaderState::Error => self.blinds.said(scope),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%error, app.id = %scope.application(), "could not write the reader's status");
+            }
         }
     }
 

@@ -128,6 +128,12 @@ impl Trouble {
             "57P01" | "57P02" | "57P03" => {
                 ("UNREACHABLE", "the server restarts or shuts down; the reader keeps trying")
             }
+            "25006" => (
+                READ_ONLY,
+                "let the target take writes: see default_transaction_read_only of server, database and user, and \
+                 that it is no standby",
+            ),
+            "53100" => (DISK_FULL, "make room on the disk of the target's server"),
             "55006" => return Self::slot_in_use(),
             "55P03" => ("LOCKED", "wait for the transactions that hold the table; the reader keeps trying"),
             _ => ("TARGET", "see the message, which is the target database's own"),
@@ -214,6 +220,12 @@ pub const OTHER_CLUSTER: &str = "OTHER_CLUSTER";
 
 /// The target holds an earlier state than was read from it.
 pub const SET_BACK: &str = "SET_BACK";
+
+/// The target takes no writes.
+pub const READ_ONLY: &str = "READ_ONLY";
+
+/// The target's disk is full.
+pub const DISK_FULL: &str = "DISK_FULL";
 
 /// The slot's past cannot be decoded, because its publication was made later.
 pub const PUBLICATION_UNKNOWN: &str = "PUBLICATION_UNKNOWN";

@@ -16,9 +16,10 @@ use ::cdc::{
 };
 use ::database::tables::{
     applications,
-    cdc::{self, ReaderStatus},
+    cdc::{self, MappingStatus, ReaderStatus},
     cdc_events::{self, CdcEventQuery, Outcome},
-    installation, mappings,
+    installation,
+    mappings::{self, Mapping},
 };
 use axum::{
     Json,
@@ -90,6 +91,8 @@ async fn answer(state: &AppState, scope: &Scope) -> Result<Json<Value>, ApiError
     };
     body["desired"] = json!(if desired { "running" } else { "stopped" });
     body["configured"] = json!(configured);
+    let active = mappings::active(&state.pool, std::slice::from_ref(scope)).await?;
+    body["mappings"] = json!(standing(reader.as_ref(), &active));
     if reader.is_none() || !desired {
         body["state"] = json!("stopped");
     }
@@ -101,6 +104,17 @@ async fn answer(state: &AppState, scope: &Scope) -> Result<Json<Value>, ApiError
         }
     }
     Ok(Json(body))
+}
+
+/// How each active mapping stands: what the reader has not said anything of yet is pending.
+fn standing(reader: Option<&ReaderStatus>, active: &[Mapping]) -> Vec<MappingStatus> {
+    let said = reader.map(|reader| reader.mappings.as_slice()).unwrap_or_default();
+    let of = |mapping: &Mapping| {
+        let (mapping_id, table) = (mapping.id.to_string(), mapping.definition.table.to_string());
+        let found = said.iter().find(|status| status.mapping_id == mapping_id && status.table == table);
+        found.cloned().unwrap_or_else(|| MappingStatus { mapping_id, table, ..MappingStatus::default() })
+    };
+    active.iter().map(of).collect()
 }
 
 /// Why nobody reads, where nobody who reads could say so: code, message, cure.
@@ -116,7 +130,8 @@ fn unread(configured: bool, desired: bool, reader: Option<&ReaderStatus>) -> Opt
     (desired && stale).then_some([
         "NO_WORKER",
         "no process that hosts change data capture has said anything for a while",
-        "start a worker (or `realtime dev`); changes wait in the target's log",
+        "see that workers run (or `realtime dev`), and that the platform's database takes writes; changes wait in the \
+         target's log",
     ])
 }
 

@@ -3,7 +3,10 @@
 use crate::server::Server;
 use auth::Role;
 use axum::http::Method;
-use database::tables::cdc_events::{self, NewCdcEvent, Outcome, Verdict};
+use database::tables::{
+    cdc::{self, MappingState, MappingStatus, ReaderStatus, StatusWriter},
+    cdc_events::{self, NewCdcEvent, Outcome, Verdict},
+};
 use serde_json::{Value, json};
 use shared_types::{AppId, Environment, MappingId, Operation, Scope};
 
@@ -251,4 +254,32 @@ async fn the_preflight_says_what_is_missing() {
     assert_eq!(check().await.ok()["ok"], true);
     let status = server.get("/api/database/cdc/status").by(&root).send().await.ok();
     assert_eq!((&status["configured"], &status["code"]), (&json!(true), &json!("NO_WORKER")));
+}
+
+#[tokio::test]
+async fn every_active_mapping_is_in_the_status_whatever_the_reader_has_said() {
+    let server = Server::start().await;
+    let root = server.root().await;
+    let (first, second) = (made(&server, &root).await, made(&server, &root).await);
+    let states = async || {
+        let status = server.get("/api/database/cdc/status").by(&root).send().await.ok();
+        let state = |m: &Value| (m["mappingId"].as_str().unwrap().to_owned(), m["state"].clone());
+        status["mappings"].as_array().unwrap().iter().map(state).collect::<Vec<_>>()
+    };
+    let pending = |id: &String| (id.clone(), json!("pending"));
+    assert_eq!(states().await, [pending(&first), pending(&second)]);
+    let live = |mapping_id: &str| MappingStatus {
+        mapping_id: mapping_id.to_owned(),
+        table: "orders".to_owned(),
+        state: MappingState::Live,
+        ..MappingStatus::default()
+    };
+    let said = ReaderStatus { mappings: vec![live("map_gone"), live(&second)], ..ReaderStatus::default() };
+    let scope = Scope::new(AppId::from_stored("app_default"), Environment::Development);
+    cdc::write_status(&server.state.pool, &scope, StatusWriter::Leader, &said).await.unwrap();
+    assert_eq!(states().await, [pending(&first), (second.clone(), json!("live"))]);
+    // What was said of another table says nothing of this one.
+    let moved = json!({ "table": "invoices" });
+    server.patch(format!("/api/database/mappings/{second}"), moved).by(&root).send().await.ok();
+    assert_eq!(states().await, [pending(&first), pending(&second)]);
 }

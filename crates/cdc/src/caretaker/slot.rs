@@ -115,7 +115,9 @@ impl Caretaker {
         noted: SlotNote,
         loss: Option<String>,
     ) -> Result<Prepared, Trouble> {
-        let from_lsn = found.as_ref().and_then(|slot| slot.confirmed.clone());
+        // Of a slot that is gone is known what was read last.
+        let confirmed = found.as_ref().and_then(|slot| slot.confirmed.clone());
+        let from_lsn = confirmed.or_else(|| noted.seen.map(|seen| lsn_text(seen.lsn)));
         let gap = loss.map(|reason| Gap { reason, noticed_at: now_ms(), from_lsn, to_lsn: String::new() });
         let gap_untold = noted.gap_untold || gap.is_some();
         if let Some(gap) = &gap {

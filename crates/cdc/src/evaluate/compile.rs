@@ -96,8 +96,12 @@ impl CompiledMapping {
     }
 }
 
+/// What helps where a mapping names a column that is not in the stream.
+pub(crate) const MISFIT_CURE: &str =
+    "add the column, or change the mapping; generated columns are not in row changes";
+
 fn absent_column(name: &str, relation: &Relation) -> String {
-    format!("the table {} has no column {name}", relation.table)
+    format!("the row changes of {} hold no column {name}", relation.table)
 }
 
 fn metadata(relation: &Relation, operation: &str) -> String {

@@ -9,6 +9,7 @@ mod condition;
 mod payload;
 
 pub use compile::CompiledMapping;
+pub(crate) use compile::MISFIT_CURE;
 
 use crate::row::RowChange;
 use shared_types::{Operation, RawObject};

@@ -238,7 +238,7 @@ fn a_comparison_with_an_unavailable_value_does_not_fire() {
 #[test]
 fn a_condition_on_a_column_that_is_not_there_fails() {
     let decision = update(json!({ "changed": "nothing" }), &ROW, OldRow::None);
-    assert_eq!(decision, Decision::Failed("the table orders has no column nothing".to_owned()));
+    assert_eq!(decision, Decision::Failed("the row changes of orders hold no column nothing".to_owned()));
 }
 
 #[test]

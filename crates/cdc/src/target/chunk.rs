@@ -1,6 +1,9 @@
 //! A chunk of a table's rows, in the order of its key, with the snapshot that they were read in.
 
-use super::{inspect, own_types, quoted};
+use super::{
+    inspect::{self, Columns},
+    own_types, quoted,
+};
 use crate::{row::Relation, stream::SESSION, trouble::Trouble};
 use futures::TryStreamExt;
 use shared_types::mapping::TableName;
@@ -69,7 +72,8 @@ pub(crate) async fn prepare(connection: &mut PgConnection) -> Result<(), Trouble
 /// `TABLE_MISSING`, `NO_KEY`, or what keeps it from answering.
 pub(crate) async fn keyed(connection: &mut PgConnection, table: &TableName) -> Result<Keyed, Trouble> {
     let own = own_types(connection).await?;
-    let mut relations = inspect::relations(connection, std::slice::from_ref(table), &own).await?;
+    let mut relations =
+        inspect::relations(connection, std::slice::from_ref(table), Columns::All, &own).await?;
     let relation = relations.remove(table).ok_or_else(|| super::publication::missing(table))?;
     let sql = "
         select a.attname::text, format_type(a.atttypid, a.atttypmod), c.relkind = 'p',
@@ -211,7 +215,8 @@ fn literal(value: &str, kind: &str) -> String {
     format!("'{}'::{kind}", value.replace('\'', "''"))
 }
 
-fn name(table: &TableName) -> String {
+/// The name of a table, for SQL.
+pub(crate) fn name(table: &TableName) -> String {
     format!("{}.{}", quoted(&table.schema), quoted(&table.name))
 }
 

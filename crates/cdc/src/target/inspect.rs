@@ -18,6 +18,8 @@ pub(crate) struct ServerFacts {
     pub version_text: String,
     /// Whether it is a standby.
     pub in_recovery: bool,
+    /// Whether it takes no writes by this user unless they ask for it.
+    pub read_only: bool,
     /// `logical`, or less.
     pub wal_level: String,
     /// The user.
@@ -46,7 +48,9 @@ pub(crate) async fn server(connection: &mut PgConnection) -> Result<ServerFacts,
     let sql = "
         select current_setting('server_version_num')::int as version,
             current_setting('server_version') as version_text,
-            pg_is_in_recovery() as in_recovery, current_setting('wal_level') as wal_level,
+            pg_is_in_recovery() as in_recovery,
+            current_setting('default_transaction_read_only')::bool as read_only,
+            current_setting('wal_level') as wal_level,
             current_user::text as role,
             exists (select from pg_roles r where (r.rolname = current_user and (r.rolreplication or r.rolsuper))
                 or (r.rolname = 'rds_replication' and pg_has_role(r.oid, 'member'))) as may_replicate,
@@ -106,13 +110,23 @@ pub(crate) async fn unread_slots(connection: &mut PgConnection) -> Result<Vec<St
     Ok(sqlx::query_scalar(sql).fetch_all(connection).await?)
 }
 
-/// The tables of `wanted` as the stream would describe them, by the catalog.
+/// Which of a table's columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Columns {
+    /// Those that a query answers.
+    All,
+    /// Those that the stream holds: generated ones are not among them.
+    Streamed,
+}
+
+/// The tables of `wanted` with their `columns`, by the catalog.
 ///
 /// # Errors
 /// The trouble that keeps it from answering.
 pub(crate) async fn relations(
     connection: &mut PgConnection,
     wanted: &[TableName],
+    columns: Columns,
     own: &OwnTypes,
 ) -> Result<BTreeMap<TableName, Relation>, Trouble> {
     let sql = "
@@ -121,11 +135,12 @@ pub(crate) async fn relations(
         join pg_namespace n on n.nspname = wanted.schema
         join pg_class c on c.relnamespace = n.oid and c.relname = wanted.name
         join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+            and ($3 or a.attgenerated = '')
         order by 1, 2, a.attnum";
     let schemas: Vec<&str> = wanted.iter().map(|table| &*table.schema).collect();
     let names: Vec<&str> = wanted.iter().map(|table| &*table.name).collect();
-    let rows: Vec<(String, String, String, i64)> =
-        sqlx::query_as(sql).bind(schemas).bind(names).fetch_all(connection).await?;
+    let query = sqlx::query_as(sql).bind(schemas).bind(names).bind(columns == Columns::All);
+    let rows: Vec<(String, String, String, i64)> = query.fetch_all(connection).await?;
     let mut relations: BTreeMap<TableName, Relation> = BTreeMap::new();
     for (schema, name, column, type_oid) in rows {
         let table = TableName::new(schema, name);

@@ -9,7 +9,7 @@ pub(crate) use survey::survey;
 pub(crate) use table::missing;
 
 use super::quoted;
-use crate::trouble::Trouble;
+use crate::trouble::{self, Trouble};
 use shared_types::mapping::TableName;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::{collections::BTreeMap, time::Duration};
@@ -87,13 +87,15 @@ pub(crate) async fn exists(connection: &mut PgConnection, publication: &str) -> 
     Ok(sqlx::query_scalar(sql).bind(publication).fetch_one(connection).await?)
 }
 
-/// Which tables are in the publication, under which names and with which replica identities: a text to compare.
+/// Which tables are in the publication, under which names and with which keys and replica identities: a text to compare.
 ///
 /// # Errors
 /// The trouble that keeps it from answering.
 pub(crate) async fn tables(connection: &mut PgConnection, publication: &str) -> Result<String, Trouble> {
     let sql = "
-        select coalesce(string_agg(format('%s %I.%I %s', c.oid, n.nspname, c.relname, c.relreplident), ',' order by c.oid), '')
+        select coalesce(string_agg(format('%s %I.%I %s %s', c.oid, n.nspname, c.relname, c.relreplident, (
+            select string_agg(i.indexrelid::text, ' ' order by i.indexrelid) from pg_index i
+            where i.indrelid = c.oid and (i.indisprimary or i.indisreplident))), ',' order by c.oid), '')
         from pg_publication p join pg_publication_rel r on r.prpubid = p.oid
         join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
         where p.pubname = $1";
@@ -160,6 +162,10 @@ async fn settle(
             ..trouble
         }),
         Err(trouble) if trouble.code == "UNREACHABLE" => Standing::Waiting(trouble),
+        // Nothing that is missing on the table's side.
+        Err(trouble) if [trouble::READ_ONLY, trouble::DISK_FULL].contains(&trouble.code) => {
+            Standing::Refused(trouble)
+        }
         Err(trouble) => {
             Standing::Refused(Trouble { cure: cure(publication, table, found, &statements), ..trouble })
         }

@@ -1,12 +1,16 @@
 //! What goes wrong, and what is shown and done then.
 
 use crate::{
-    harness::{Harness, payload},
+    harness::{Harness, payload, scope},
     recording::RecordingLog,
 };
 use cdc::Manage;
-use database::tables::cdc::{MappingState, ReaderState};
+use database::tables::{
+    cdc::{MappingState, ReaderState},
+    cdc_backfills::{self, Backfill},
+};
 use serde_json::json;
+use shared_types::MappingId;
 use sqlx::AssertSqlSafe;
 use std::{
     sync::Arc,
@@ -25,6 +29,13 @@ async fn insert(harness: &Harness, from: i64, to: i64) {
     for id in from..=to {
         harness.sql(&format!("insert into orders values ({id}, 'x')")).await;
     }
+}
+
+/// The gauge that is alerted on.
+fn lag_seconds(harness: &Harness) -> f64 {
+    let shown = harness.metrics.render();
+    let line = shown.lines().find(|line| line.starts_with("realtime_cdc_lag_seconds")).expect(&shown);
+    line.rsplit_once(' ').unwrap().1.parse().unwrap()
 }
 
 const END_WALSENDERS: &str = "select pg_terminate_backend(active_pid) from pg_replication_slots where active_pid is not null and database = current_database()";
@@ -151,14 +162,28 @@ async fn a_table_that_is_made_again_is_followed_again_within_seconds() {
     let harness = Harness::new(ORDERS).await;
     harness.mapping(json!({})).await;
     let running = harness.start_live().await;
-    insert(&harness, 1, 1).await;
-    harness.events(1).await;
+    // Right after it was published, so that the publication is again as it was before that.
+    harness.sql(&format!("drop table orders; {ORDERS}")).await;
+    let (begun, mut id) = (Instant::now(), 1);
+    while harness.log.entries().is_empty() {
+        insert(&harness, id, id).await;
+        id += 1;
+        assert!(begun.elapsed() < Duration::from_secs(10), "it is not followed again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    insert(&harness, id, id).await;
+    let followed = id;
+    harness
+        .until("the last row", || async {
+            harness.log.entries().iter().any(|e| payload(e)["id"] == json!(followed))
+        })
+        .await;
+    let before = harness.log.entries().len();
     // As a tool does that changes a schema beside the old one.
     harness.sql("create table other (id int primary key, status text, extra text)").await;
     harness.sql("alter table orders rename to gone; alter table other rename to orders").await;
     let begun = Instant::now();
-    let mut id = 1;
-    while harness.log.entries().len() == 1 {
+    while harness.log.entries().len() == before {
         id += 1;
         insert(&harness, id, id).await;
         assert!(begun.elapsed() < Duration::from_secs(10), "it is not followed again");
@@ -220,7 +245,7 @@ async fn drop_role(harness: &Harness, role: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_privilege_is_a_state_with_a_cure() {
     let harness = Harness::new(ORDERS).await;
-    harness.mapping(json!({})).await;
+    let mapping = harness.mapping(json!({})).await;
     let role = role(&harness, "").await;
     let running = harness.start();
     // Not the owner of the table.
@@ -241,9 +266,82 @@ async fn a_missing_privilege_is_a_state_with_a_cure() {
     harness.live().await;
     insert(&harness, 1, 1).await;
     harness.events(1).await;
+    // Its changes are in the stream whoever owns it, but its rows cannot be read.
+    harness.sql(&format!("alter table orders owner to current_user; revoke all on orders from {role}")).await;
+    let refused = backfilled(&harness, &mapping).await;
+    let cure = refused.cure.unwrap();
+    assert_eq!(
+        (refused.state.as_str(), cure.as_str()),
+        ("failed", "grant select on \"public\".\"orders\" to <user>;")
+    );
+    harness.sql(&cure.replace("<user>", &role)).await;
+    assert_eq!(backfilled(&harness, &mapping).await.state, "done");
+    harness.events(2).await;
     running.stop().await;
     harness.drop_slot().await;
     drop_role(&harness, &role).await;
+}
+
+/// A backfill, once it has ended.
+async fn backfilled(harness: &Harness, mapping: &MappingId) -> Backfill {
+    cdc_backfills::request(harness.pool(), &scope(), mapping, "tests").await.unwrap();
+    let last = || async { cdc_backfills::last(harness.pool(), &scope(), mapping).await.unwrap().unwrap() };
+    harness.until("ended", || async { matches!(last().await.state.as_str(), "done" | "failed") }).await;
+    last().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_loses_its_key_can_be_updated_again_within_seconds() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let running = harness.start_live().await;
+    insert(&harness, 1, 1).await;
+    harness.events(1).await;
+    harness.sql("alter table orders drop constraint orders_pkey").await;
+    let begun = Instant::now();
+    let update = "update orders set status = 'y'";
+    while sqlx::query(update).execute(&harness.target.pool).await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it cannot be updated");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    harness.events(2).await;
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_takes_no_writes_is_read_on_and_says_so() {
+    let harness = Harness::new(ORDERS).await;
+    harness.sql("create table later (id int primary key, status text)").await;
+    harness.mapping(json!({})).await;
+    let running = harness.start_live().await;
+    running.stop().await;
+    let database = &harness.target.name;
+    harness.sql(&format!("alter database {database} set default_transaction_read_only = on")).await;
+    harness.mapping(json!({ "table": "later", "topic": "later.changed" })).await;
+    let running = harness.start();
+    let status =
+        harness.status_where("refused", |s| s.mappings.iter().any(|m| m.state == MappingState::Error)).await;
+    let refused = status.mappings.iter().find(|m| m.table == "later").unwrap();
+    assert!(
+        refused.cure.as_deref().is_some_and(|c| c.contains("default_transaction_read_only")),
+        "{status:#?}"
+    );
+    // Whoever asks for it still writes, and is read.
+    harness.sql("begin read write; insert into orders values (1, 'x'); commit").await;
+    harness.events(1).await;
+    let findings = crate::preflight::findings(&harness, Manage::Allowed).await;
+    assert!(findings.iter().any(|f| f.code == "READ_ONLY" && f.cure.is_some()), "{findings:#?}");
+    harness
+        .sql(&format!(
+            "begin read write; alter database {database} reset default_transaction_read_only; commit"
+        ))
+        .await;
+    // The connection that looks after the target is of before.
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'";
+    harness.sql(end).await;
+    harness.live().await;
+    harness.finish(running).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,6 +352,8 @@ async fn a_target_that_may_not_be_managed_is_left_alone() {
     let running = harness.start();
     let status = harness.status_where("refused", |s| s.state == ReaderState::Error).await;
     assert_eq!(status.code.as_deref(), Some("PUBLICATION_MISSING"));
+    // What is committed meanwhile waits, and the longer the later.
+    harness.until("a lag that grows", || async { lag_seconds(&harness) > 1.5 }).await;
     // The cure is SQL that works.
     harness.sql(&status.cure.unwrap()).await;
     let status =
@@ -264,6 +364,7 @@ async fn a_target_that_may_not_be_managed_is_left_alone() {
     );
     harness.sql(&format!("alter publication {} add table orders", harness.names().publication)).await;
     let status = harness.live().await;
+    harness.until("no lag", || async { lag_seconds(&harness) < 1.0 }).await;
     assert!(status.mappings[0].message.as_deref().unwrap().contains("old rows"));
     insert(&harness, 1, 1).await;
     harness.sql("update orders set id = 1").await;
@@ -288,7 +389,9 @@ async fn a_slot_that_is_gone_is_made_anew_and_the_gap_is_said() {
     insert(&harness, 4, 4).await;
     let running = harness.start();
     let status = harness.status_where("gap", |s| s.gap.is_some() && s.state == ReaderState::Streaming).await;
-    assert_eq!(status.gap.unwrap().reason, "the replication slot was dropped");
+    let gap = status.gap.unwrap();
+    assert_eq!(gap.reason, "the replication slot was dropped");
+    assert!(gap.from_lsn.is_some_and(|from| !from.is_empty()), "up to where it was read is known");
     harness.live().await;
     insert(&harness, 5, 5).await;
     let events = harness.events(4).await;
@@ -337,8 +440,11 @@ async fn an_unusable_or_unreachable_url_is_shown() {
     let status = harness.status_where("unreachable", |s| s.code.as_deref() == Some("UNREACHABLE")).await;
     let said = format!("{status:?}");
     assert!(!said.contains("secret") && !said.contains("nowhere"), "{said}");
+    // Nobody leads it, and yet what is committed there waits.
+    harness.until("a lag that grows", || async { lag_seconds(&harness) > 6.0 }).await;
     harness.targets.lock()[0].url = good;
     harness.live().await;
+    harness.until("no lag", || async { lag_seconds(&harness) < 1.0 }).await;
     harness.finish(running).await;
 }
 

@@ -8,7 +8,8 @@ use cdc::{
 use database::tables::{cdc::MappingState, mappings};
 use serde_json::json;
 
-async fn findings(harness: &Harness, manage: Manage) -> Vec<Finding> {
+/// What the preflight finds of the harness's target.
+pub async fn findings(harness: &Harness, manage: Manage) -> Vec<Finding> {
     let mappings = mappings::active(harness.pool(), &[scope()]).await.unwrap();
     let target = harness.targets.lock()[0].clone();
     let url = target.url.unwrap().parse::<TargetUrl>().unwrap().within(target.network);
@@ -58,7 +59,12 @@ async fn what_is_missing_is_found_and_its_sql_mends_it() {
     harness.sql(found(&first, "PUBLICATION_MISSING").sql.as_deref().unwrap()).await;
     harness.sql(found(&first, "NOT_PUBLISHED").sql.as_deref().unwrap()).await;
     harness.sql(found(&first, "NOT_LOGGED").sql.as_deref().unwrap()).await;
-    harness.sql("create table nowhere (id int primary key); alter table orders add colour text; drop view shown; create table shown (id int primary key)").await;
+    // A generated column is in the table, and not in its row changes.
+    harness.sql("alter table orders add colour text generated always as (status) stored").await;
+    let generated = findings(&harness, Manage::Forbidden).await;
+    let misfit = found(&generated, "MISFIT");
+    assert!(misfit.cure.as_deref().is_some_and(|cure| cure.contains("generated")), "{misfit:#?}");
+    harness.sql("create table nowhere (id int primary key); alter table orders drop colour; alter table orders add colour text; drop view shown; create table shown (id int primary key)").await;
     let second = findings(&harness, Manage::Forbidden).await;
     assert!(errors(&second).iter().all(|code| *code == "NOT_PUBLISHED"), "{second:#?}");
     for finding in second.iter().filter(|f| f.code == "NOT_PUBLISHED") {

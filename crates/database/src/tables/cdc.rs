@@ -220,7 +220,8 @@ pub enum StatusWriter {
     Bystander,
 }
 
-/// Writes the status of a scope's reader; a gap stays until another takes its place.
+/// Writes the status of a scope's reader, and answers whether it was this writer's to write; a gap stays until another
+/// takes its place.
 ///
 /// # Errors
 /// Violates `cdc_reader_status_scope` where the application is gone.
@@ -229,7 +230,7 @@ pub async fn write_status(
     scope: &Scope,
     writer: StatusWriter,
     status: &ReaderStatus,
-) -> Result<(), DatabaseError> {
+) -> Result<bool, DatabaseError> {
     let sql = "
         insert into cdc_reader_status as s (application_id, environment, state, code, message, cure, slot,
             publication, lag_bytes, lag_seconds, last_lsn, rows_per_second, rows_total, events_total, mappings,
@@ -247,7 +248,7 @@ pub async fn write_status(
             spilled_events = excluded.spilled_events, spilled_bytes = excluded.spilled_bytes,
             updated_at = excluded.updated_at
         where $18 or s.updated_at < now() - interval '5 seconds'";
-    sqlx::query(sql)
+    let written = sqlx::query(sql)
         .bind(scope.application().as_str())
         .bind(scope.environment().as_str())
         .bind(status.state.as_str())
@@ -272,7 +273,7 @@ pub async fn write_status(
         .bind(status.spilled_bytes)
         .execute(executor)
         .await?;
-    Ok(())
+    Ok(written.rows_affected() > 0)
 }
 
 /// Says whether a scope's target is to be read.
