@@ -187,7 +187,7 @@ pub(crate) fn push_text(out: &mut String, text: &str) {
 /// 64 bits): that goes as its text.
 fn write_json(out: &mut String, text: &str) {
     let valid = serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok();
-    match valid.then(|| shared_types::json::compact(text)) {
+    match valid.then(|| shared_types::json::compact(text, "value")) {
         Some(Ok(compact)) => out.push_str(&compact),
         _ => push_text(out, text),
     }

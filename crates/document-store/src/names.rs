@@ -1,7 +1,7 @@
 //! Names of services and documents.
 
 use shared_types::{
-    ErrorKind, Problem,
+    Problem,
     ids::{derived_id, new_id},
 };
 use std::{fmt, sync::Arc};
@@ -75,8 +75,8 @@ impl DocumentId {
         let fits = !matches!(text, "" | "." | "..")
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'));
         if !fits {
-            let rule = "id: must match ^[A-Za-z0-9._:-]{1,128}$ and be neither . nor ..";
-            return Err(Problem::invalid("INVALID_ID", rule));
+            let rule = "must match ^[A-Za-z0-9._:-]{1,128}$ and be neither . nor ..";
+            return Err(Problem::field_rule("INVALID_ID", "id", rule));
         }
         Ok(Self(text.into()))
     }
@@ -99,12 +99,13 @@ impl fmt::Display for DocumentId {
 }
 
 fn too_long(path: &str, bytes: usize) -> Problem {
-    Problem::new(ErrorKind::TooLarge, "LIMIT_EXCEEDED", format!("{path}: at most {bytes} bytes"))
+    Problem::too_large(path, format!("at most {bytes} bytes"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shared_types::ErrorKind;
 
     #[test]
     fn services_follow_the_documented_rule() {

@@ -115,6 +115,39 @@ impl Problem {
         Self { kind: ErrorKind::Invalid, code: "VALIDATION_FAILED", message, details }
     }
 
+    /// A bad field whose rule has a code of its own (400).
+    pub fn field_rule(code: &'static str, path: impl Into<String>, rule: impl Into<String>) -> Self {
+        Self { code, ..Self::field(path, rule) }
+    }
+
+    /// A field over a limit of size or number (413).
+    pub fn too_large(path: impl Into<String>, rule: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::TooLarge, ..Self::field_rule("LIMIT_EXCEEDED", path, rule) }
+    }
+
+    /// The same failure where the caller knows the field `from`, and what lies in it, as `to`.
+    pub fn renamed(mut self, from: &str, to: &str) -> Self {
+        let rename = |text: &mut String| {
+            let rest =
+                text.strip_prefix(from).filter(|rest| rest.is_empty() || rest.starts_with(['.', '[', ':']));
+            if let Some(renamed) = rest.map(|rest| format!("{to}{rest}")) {
+                *text = renamed;
+            }
+        };
+        rename(&mut self.message);
+        self.details.iter_mut().for_each(|detail| rename(&mut detail.path));
+        self
+    }
+
+    /// The same failure of fields that lie within another: `document.id` for `id`.
+    pub fn within(mut self, outer: &str) -> Self {
+        for detail in &mut self.details {
+            detail.path = format!("{outer}.{}", detail.path);
+        }
+        self.message = format!("{outer}.{}", self.message);
+        self
+    }
+
     /// A missing right (403).
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Forbidden, "FORBIDDEN", message)

@@ -86,7 +86,7 @@ impl Filter {
             _ => return Err(invalid("filter", "must be an object")),
         };
         if object.len() > MAX_FIELDS {
-            return Err(over(format!("filter: at most {MAX_FIELDS} fields")));
+            return Err(Problem::too_large("filter", format!("at most {MAX_FIELDS} fields")));
         }
         let mut fields = BTreeMap::new();
         let mut count = 0;
@@ -98,7 +98,7 @@ impl Filter {
             let values = values(&path, wanted)?;
             count += values.len();
             if count > MAX_VALUES {
-                return Err(over(format!("filter: at most {MAX_VALUES} values")));
+                return Err(Problem::too_large("filter", format!("at most {MAX_VALUES} values")));
             }
             fields.insert(FieldPath::from(name.as_str()), values);
         }
@@ -165,10 +165,6 @@ fn values(path: &str, wanted: &Value) -> Result<Vec<Scalar>, Problem> {
 
 fn invalid(path: &str, rule: &str) -> Problem {
     Problem { code: "INVALID_FILTER", ..Problem::field(path, rule) }
-}
-
-fn over(message: String) -> Problem {
-    Problem::new(crate::ErrorKind::TooLarge, "LIMIT_EXCEEDED", message)
 }
 
 #[cfg(test)]

@@ -89,10 +89,14 @@ impl EventId {
         let fits = (1..=64).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         if !fits {
-            return Err(Problem::invalid("INVALID_ID", "id: must match ^[A-Za-z0-9_-]{1,64}$"));
+            return Err(Problem::field_rule("INVALID_ID", "id", "must match ^[A-Za-z0-9_-]{1,64}$"));
         }
         if text.starts_with("evt_") {
-            return Err(Problem::invalid("INVALID_ID", "id: may not begin with evt_, which the server uses"));
+            return Err(Problem::field_rule(
+                "INVALID_ID",
+                "id",
+                "may not begin with evt_, which the server uses",
+            ));
         }
         Ok(Self(text.into()))
     }

@@ -10,6 +10,10 @@ use std::{borrow::Cow, sync::Arc};
 
 /// How deeply objects and arrays may nest.
 pub const MAX_DEPTH: usize = 100;
+/// What the objects of [`RawObject`] are called in failures.
+const PAYLOAD: &str = "payload";
+/// The longest path in a failure, in bytes.
+const MAX_PATH_BYTES: usize = 200;
 
 /// The text of a JSON object, checked and without white space between tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,9 +38,9 @@ impl RawObject {
     pub fn from_raw(raw: &RawValue) -> Result<Self, Problem> {
         let text = raw.get();
         if !text.starts_with('{') {
-            return Err(Problem::invalid("INVALID_PAYLOAD", "payload: must be a JSON object"));
+            return Err(Problem::field_rule("INVALID_PAYLOAD", PAYLOAD, "must be a JSON object"));
         }
-        Ok(Self(compact(text)?.into()))
+        Ok(Self(compact(text, PAYLOAD)?.into()))
     }
 
     /// Text that this process wrote itself, or that was checked before it was stored.
@@ -115,30 +119,36 @@ impl<'de> Deserialize<'de> for Name<'de> {
     }
 }
 
-/// Checks the texts, numbers and depth of syntactically valid JSON and drops the white space between tokens.
+/// A rule that a text, number or level of JSON breaks, with its code.
+struct Broken {
+    code: &'static str,
+    rule: &'static str,
+}
+
+/// Checks the texts, numbers and depth of syntactically valid JSON, which failures call `name`, and drops the white space
+/// between tokens.
 ///
 /// # Errors
-/// `INVALID_TEXT`, `INVALID_NUMBER`, `TOO_DEEP`.
-pub fn compact(text: &str) -> Result<String, Problem> {
+/// `INVALID_TEXT`, `INVALID_NUMBER`, `TOO_DEEP`, naming the place.
+pub fn compact(text: &str, name: &str) -> Result<String, Problem> {
     let bytes = text.as_bytes();
     let mut out = String::with_capacity(text.len());
     let (mut at, mut depth) = (0, 0usize);
     while at < bytes.len() {
         let start = at;
+        let broken = |Broken { code, rule }| Problem::field_rule(code, path_to(text, start, name), rule);
         match bytes[at] {
             b' ' | b'\t' | b'\n' | b'\r' => {
                 at += 1;
                 continue;
             }
-            b'"' => at = check_string(bytes, at)?,
-            b'-' | b'0'..=b'9' => at = check_number(text, at)?,
+            b'"' => at = check_string(bytes, at).map_err(broken)?,
+            b'-' | b'0'..=b'9' => at = check_number(text, at).map_err(broken)?,
             b'{' | b'[' => {
                 depth += 1;
                 if depth > MAX_DEPTH {
-                    return Err(Problem::invalid(
-                        "TOO_DEEP",
-                        format!("payload: nests deeper than {MAX_DEPTH}"),
-                    ));
+                    let rule = format!("nests deeper than {MAX_DEPTH}");
+                    return Err(Problem::field_rule("TOO_DEEP", path_to(text, start, name), rule));
                 }
                 at += 1;
             }
@@ -153,9 +163,56 @@ pub fn compact(text: &str) -> Result<String, Problem> {
     Ok(out)
 }
 
+/// Where in the JSON called `name` the token at `stop` stands: `name.member[0]`; what a member's name breaks stands in
+/// its object.
+fn path_to(text: &str, stop: usize, name: &str) -> String {
+    enum Level<'t> {
+        Object(Option<&'t str>),
+        Array(usize),
+    }
+    let (bytes, mut levels, mut at) = (text.as_bytes(), Vec::new(), 0);
+    while at < stop {
+        match (bytes[at], levels.last_mut()) {
+            (b'{', _) => levels.push(Level::Object(None)),
+            (b'[', _) => levels.push(Level::Array(0)),
+            (b'}' | b']', _) => drop(levels.pop()),
+            (b',', Some(Level::Object(member))) => *member = None,
+            (b',', Some(Level::Array(index))) => *index += 1,
+            (b'"', level) => {
+                let open = at + 1;
+                at = check_string(bytes, at).unwrap_or(stop);
+                if let Some(Level::Object(member @ None)) = level {
+                    *member = text.get(open..at.saturating_sub(1));
+                }
+                continue;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    let mut path = name.to_owned();
+    for level in levels {
+        match level {
+            Level::Object(Some(member)) => {
+                path.push_str(if path.is_empty() { "" } else { "." });
+                path.push_str(member);
+            }
+            Level::Object(None) => {}
+            Level::Array(index) => path.push_str(&format!("[{index}]")),
+        }
+        if path.len() > MAX_PATH_BYTES {
+            path.truncate(path.floor_char_boundary(MAX_PATH_BYTES));
+            path.push('…');
+            break;
+        }
+    }
+    path
+}
+
 /// Walks over a string from its opening quote; answers the place after its closing quote.
-fn check_string(bytes: &[u8], open: usize) -> Result<usize, Problem> {
-    let problem = |what: &str| Problem::invalid("INVALID_TEXT", format!("payload: text may not hold {what}"));
+fn check_string(bytes: &[u8], open: usize) -> Result<usize, Broken> {
+    const NUL: Broken = Broken { code: "INVALID_TEXT", rule: "text may not hold NUL" };
+    const LONE: Broken = Broken { code: "INVALID_TEXT", rule: "text may not hold a lone surrogate" };
     let mut at = open + 1;
     while at < bytes.len() {
         match bytes[at] {
@@ -164,17 +221,17 @@ fn check_string(bytes: &[u8], open: usize) -> Result<usize, Problem> {
                 let unit = hex4(bytes, at + 2);
                 at += 6;
                 match unit {
-                    0 => return Err(problem("NUL")),
+                    0 => return Err(NUL),
                     0xD800..=0xDBFF => {
                         let paired = bytes.get(at) == Some(&b'\\')
                             && bytes.get(at + 1) == Some(&b'u')
                             && (0xDC00..=0xDFFF).contains(&hex4(bytes, at + 2));
                         if !paired {
-                            return Err(problem("a lone surrogate"));
+                            return Err(LONE);
                         }
                         at += 6;
                     }
-                    0xDC00..=0xDFFF => return Err(problem("a lone surrogate")),
+                    0xDC00..=0xDFFF => return Err(LONE),
                     _ => {}
                 }
             }
@@ -194,7 +251,7 @@ fn hex4(bytes: &[u8], at: usize) -> u32 {
 }
 
 /// Walks over a number; answers the place after it.
-fn check_number(text: &str, start: usize) -> Result<usize, Problem> {
+fn check_number(text: &str, start: usize) -> Result<usize, Broken> {
     let bytes = text.as_bytes();
     let mut at = start;
     while at < bytes.len() && matches!(bytes[at], b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9') {
@@ -202,10 +259,7 @@ fn check_number(text: &str, start: usize) -> Result<usize, Problem> {
     }
     let finite = text[start..at].parse::<f64>().is_ok_and(f64::is_finite);
     if !finite {
-        return Err(Problem::invalid(
-            "INVALID_NUMBER",
-            "payload: holds a number that no 64-bit float can hold",
-        ));
+        return Err(Broken { code: "INVALID_NUMBER", rule: "is a number that no 64-bit float can hold" });
     }
     Ok(at)
 }
@@ -240,5 +294,24 @@ mod tests {
             assert_eq!(problem.code, code, "{text}");
         }
         assert!(RawObject::parse("{\"a\":\"\\ud83d\\ude00\"}").is_ok());
+    }
+
+    #[test]
+    fn failures_name_the_place() {
+        for (text, place) in [
+            (r#"{"a":1e999}"#, "payload.a"),
+            (r#"{"x":{"y":[]},"a":["b",{"c":1},[2, {"d":"\u0000"}]]}"#, "payload.a[2][1].d"),
+            (r#"{"a":"c,[{\"","b":{"d":"\ud800"}}"#, "payload.b.d"),
+            (r#"{"a":{"\u0000":1}}"#, "payload.a"),
+            (r#"{"\u0000":1}"#, "payload"),
+        ] {
+            let problem = RawObject::parse(text).expect_err(text);
+            assert_eq!(problem.details[0].path, place, "{text}");
+            assert!(problem.message.starts_with(&format!("{place}: ")), "{}", problem.message);
+        }
+        assert_eq!(compact(r#"{"a":[1e999]}"#, "").expect_err("infinite").details[0].path, "a[0]");
+        let long = format!("{{\"{}\":1e999}}", "ä".repeat(10_000));
+        let path = RawObject::parse(&long).expect_err("infinite").details[0].path.clone();
+        assert!(path.len() < 250 && path.ends_with('…'), "{}", path.len());
     }
 }

@@ -19,13 +19,12 @@ impl TopicName {
     /// `INVALID_TOPIC` where a rule is broken; `LIMIT_EXCEEDED` (413) where it is too long.
     pub fn parse(text: &str) -> Result<Self, Problem> {
         if text.len() > MAX_NAME_BYTES {
-            let message = format!("topic: at most {MAX_NAME_BYTES} bytes");
-            return Err(Problem::new(crate::ErrorKind::TooLarge, "LIMIT_EXCEEDED", message));
+            return Err(Problem::too_large("topic", format!("at most {MAX_NAME_BYTES} bytes")));
         }
         let fits = !text.is_empty()
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'));
         if !fits {
-            return Err(Problem::invalid("INVALID_TOPIC", "topic: must match ^[A-Za-z0-9._:-]{1,255}$"));
+            return Err(Problem::field_rule("INVALID_TOPIC", "topic", "must match ^[A-Za-z0-9._:-]{1,255}$"));
         }
         Ok(Self(text.into()))
     }
@@ -41,7 +40,7 @@ impl TopicName {
     /// # Errors
     /// `INVALID_TOPIC` where a rule is broken.
     pub fn parse_registered(text: &str) -> Result<Self, Problem> {
-        let name = Self::parse(text)?;
+        let name = Self::parse(text).map_err(|problem| problem.renamed("topic", "name"))?;
         let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let separator = |b: u8| matches!(b, b'.' | b'_' | b'-');
         let bytes = text.as_bytes();
@@ -50,8 +49,8 @@ impl TopicName {
             && lower(bytes[bytes.len() - 1])
             && !bytes.windows(2).any(|w| separator(w[0]) && separator(w[1]));
         if !shaped || !text.contains('.') {
-            let rule = "name: must match ^[a-z0-9]+([._-][a-z0-9]+)*$ and hold at least one dot";
-            return Err(Problem::invalid("INVALID_TOPIC", rule));
+            let rule = "must match ^[a-z0-9]+([._-][a-z0-9]+)*$ and hold at least one dot";
+            return Err(Problem::field_rule("INVALID_TOPIC", "name", rule));
         }
         Ok(name)
     }

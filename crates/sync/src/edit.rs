@@ -120,11 +120,12 @@ impl Rules {
 
     fn check(&self, data: &str) -> Result<(), Problem> {
         if data.len() > self.max_bytes {
-            let message = format!("data: a document holds at most {} bytes", self.max_bytes);
-            return Err(Problem::new(ErrorKind::TooLarge, "LIMIT_EXCEEDED", message));
+            let rule = format!("a document holds at most {} bytes", self.max_bytes);
+            return Err(Problem::too_large("data", rule));
         }
         if depth(data) > MAX_DEPTH {
-            return Err(Problem::invalid("TOO_DEEP", format!("data: nests deeper than {MAX_DEPTH}")));
+            let rule = format!("nests deeper than {MAX_DEPTH}");
+            return Err(Problem::field_rule("TOO_DEEP", "data", rule));
         }
         Ok(())
     }
@@ -246,7 +247,8 @@ const LATEST: i64 = 253_402_300_799_999;
 fn check_time(expires_at: Option<i64>, now: i64) -> Result<(), Problem> {
     match expires_at {
         Some(at) if at <= now || at > LATEST => {
-            Err(Problem::field("expiresAt", "must lie in the future, in Unix milliseconds"))
+            let rule = "must lie in the future, in Unix milliseconds, and before the year 10000";
+            Err(Problem::field("expiresAt", rule))
         }
         _ => Ok(()),
     }

@@ -7,7 +7,7 @@ use crate::{
 };
 use serde_json::value::RawValue;
 use shared_types::{
-    ErrorKind, Problem, Violation,
+    Problem,
     json::{RawMembers, compact},
 };
 
@@ -101,20 +101,17 @@ impl Mutations {
 
 fn refused(index: usize, rule: &str) -> Problem {
     let path = format!("mutations[{index}]");
-    let message = format!("{path}: {rule}");
-    let problem = match rule {
-        TOO_MUCH => Problem::new(ErrorKind::TooLarge, "LIMIT_EXCEEDED", message),
-        _ => Problem::invalid("INVALID_MUTATION", message),
-    };
-    Problem { details: vec![Violation::new(path, rule)], ..problem }
+    match rule {
+        TOO_MUCH => Problem::too_large(path, rule),
+        _ => Problem::field_rule("INVALID_MUTATION", path, rule),
+    }
 }
 
 fn check_count(count: usize) -> Result<(), Problem> {
     if count <= MAX_OPERATIONS {
         return Ok(());
     }
-    let message = format!("mutations: at most {MAX_OPERATIONS} operations");
-    Err(Problem::new(ErrorKind::TooLarge, "LIMIT_EXCEEDED", message))
+    Err(Problem::too_large("mutations", format!("at most {MAX_OPERATIONS} operations")))
 }
 
 fn unreadable(_: serde_json::Error) -> Problem {
@@ -125,7 +122,8 @@ fn assigned(raw: &RawValue) -> Result<Vec<Operation>, Problem> {
     let members: RawMembers<'_> = serde_json::from_str(raw.get()).map_err(unreadable)?;
     check_count(members.0.len())?;
     let set = |(name, value): (std::borrow::Cow<'_, str>, &RawValue)| {
-        Ok(Operation { op: Op::Set, at: Pointer::to_member(&name), value: compact(value.get())? })
+        let value = compact(value.get(), &format!("mutations.{name}"))?;
+        Ok(Operation { op: Op::Set, at: Pointer::to_member(&name), value })
     };
     members.0.into_iter().map(set).collect()
 }
@@ -164,7 +162,8 @@ fn operation(index: usize, raw: &RawValue) -> Result<Operation, Problem> {
     if op == Op::Unset && at.parts().is_empty() {
         return Err(field(".path", "the whole document cannot be unset"));
     }
-    Ok(Operation { op, at, value: compact(&value)? })
+    let value = compact(&value, &format!("mutations[{index}].value"))?;
+    Ok(Operation { op, at, value })
 }
 
 /// The operation's value, which must fit it.

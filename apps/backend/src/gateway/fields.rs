@@ -6,6 +6,7 @@ use shared_types::{Position, Problem, RawObject, SubscriptionId, TopicName, json
 use std::borrow::Cow;
 
 /// The fields of one message that nobody has read yet.
+#[derive(Default)]
 pub struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Fields<'a> {

@@ -23,7 +23,7 @@ pub use lifecycle::Lifecycle;
 pub use registry::{AddressLimits, Registry};
 pub use request::{
     PublishRequest,
-    channels::{SayRequest, carried, check_event},
+    channels::{SayRequest, carried, channel_name, check_event, check_speakable},
 };
 pub use session::{may_receive, publication, saying};
 pub use sse::event_stream;
@@ -250,7 +250,11 @@ impl Gateway {
         self.tasks.close();
         let _ = tokio::time::timeout_at(gone, self.tasks.wait()).await;
         self.registry.lifecycle.finish(begun + limit * 7 / 8).await;
-        let _ = tokio::time::timeout_at(begun + limit, self.channels.retire()).await;
+        let last = async {
+            self.channels.retire().await;
+            self.channels.say_traffic().await;
+        };
+        let _ = tokio::time::timeout_at(begun + limit, last).await;
     }
 
     /// Whether `token` lets somebody in from where the handshake comes.

@@ -311,6 +311,15 @@ impl Registry {
         }
     }
 
+    /// Tells those who watch the traffic that a connection has ended, here or on an instance that died.
+    pub fn note_end(&self, record: &ConnectionRecord, reason: &str) {
+        self.traffic.note(&record.scope(), || {
+            let mut members = record.members();
+            members["reason"] = reason.into();
+            happened("socket.disconnect", members)
+        });
+    }
+
     /// A connection of the scope, by its socket's id.
     pub fn find(&self, scope: &Scope, socket_id: &str) -> Option<Arc<Connection>> {
         let connection = self.connections.get(socket_id)?.clone();
@@ -414,11 +423,7 @@ impl Drop for Entered {
         registry.metrics.connection_closed(connection.transport);
         let (record, reason) = (connection.record(), reason_of(&reason));
         registry.lifecycle.disconnected(&record, reason);
-        registry.traffic.note(&record.scope(), || {
-            let mut members = record.members();
-            members["reason"] = reason.into();
-            happened("socket.disconnect", members)
-        });
+        registry.note_end(&record, reason);
     }
 }
 

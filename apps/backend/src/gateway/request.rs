@@ -5,7 +5,9 @@ pub mod channels;
 use super::fields::Fields;
 use channels::{PresenceTarget, PresenceVerb, SayRequest};
 use serde_json::value::RawValue;
-use shared_types::{EventId, Filter, Position, Problem, RawObject, ReturnMode, SubscriptionId, TopicName};
+use shared_types::{
+    ErrorKind, EventId, Filter, Position, Problem, RawObject, ReturnMode, SubscriptionId, TopicName,
+};
 
 /// The most events that one `history` answers, and how many where the client does not say.
 const HISTORY: (usize, usize) = (500, 50);
@@ -104,6 +106,11 @@ impl Request {
     }
 }
 
+/// The failure of a message that is larger than `bytes`.
+pub fn too_large(bytes: usize) -> Problem {
+    Problem::new(ErrorKind::TooLarge, "LIMIT_EXCEEDED", format!("a message may have {bytes} bytes"))
+}
+
 fn unknown(name: &str) -> Problem {
     let shown: String = name.chars().take(64).collect();
     Problem::invalid("UNKNOWN_MESSAGE", format!("type: {shown:?} is no message of this protocol"))
@@ -132,6 +139,8 @@ fn publish(mut fields: Fields<'_>, type_field: &str) -> Result<Request, Problem>
         let rule = format!("must have 1 to {MAX_TYPE_BYTES} bytes and no control characters");
         return Err(Problem::field(type_field, rule));
     }
+    topic_registry::check_publishable(&topic, &kind)
+        .map_err(|problem| problem.renamed("type", type_field))?;
     let payload = fields.payload()?;
     let id = fields.text("id")?.map(|id| EventId::from_publisher(&id)).transpose()?;
     fields.finish()?;

@@ -7,7 +7,7 @@ use super::{
     Gateway, Handshake,
     cursor::Cursor,
     encode,
-    request::Request,
+    request::{Request, channels::channel_name},
     session::{Session, may_receive},
 };
 use auth::Identity;
@@ -127,7 +127,7 @@ impl Wish {
                     }
                 }
                 "channel" => {
-                    let channel = TopicName::parse(value)?;
+                    let channel = channel_name(value)?;
                     if !wish.channels.contains(&channel) {
                         wish.channels.push(channel);
                     }

@@ -4,7 +4,7 @@ use super::{
     Gateway, Handshake,
     driver::{Codec, Inbound, drive, readable},
     fields::Fields,
-    request::Request,
+    request::{Request, too_large},
     session::Session,
     upgrade::{Socket, Upgrade},
 };
@@ -17,7 +17,7 @@ use axum::{
 use event_router::{CloseReason, Control, Outbox, Protocol, ReplyTo};
 use futures::future::BoxFuture;
 use metrics::Transport;
-use shared_types::{ErrorKind, Problem};
+use shared_types::Problem;
 use std::sync::Arc;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -147,8 +147,7 @@ impl Codec for PlainCodec {
     }
 
     fn too_large(&mut self) {
-        let message = "a message is larger than the limit";
-        self.session.fail(ReplyTo::Nothing, Problem::new(ErrorKind::TooLarge, "LIMIT_EXCEEDED", message));
+        self.session.fail(ReplyTo::Nothing, too_large(self.limit));
     }
 }
 

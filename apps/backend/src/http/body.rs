@@ -1,6 +1,7 @@
 //! What enters with a request: JSON bodies, query and path, checked before a handler sees them.
 
-use super::problem::ApiError;
+use super::problem::{ApiError, of_status};
+use crate::state::AppState;
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
@@ -22,10 +23,10 @@ pub struct Body<T> {
     pub bytes: Bytes,
 }
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+impl<T: DeserializeOwned> FromRequest<AppState> for Body<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let JsonText(bytes) = JsonText::from_request(request, state).await?;
         Ok(Self { value: parse_object(&bytes)?, bytes })
     }
@@ -34,10 +35,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 /// The text of a body that is JSON.
 pub struct JsonText(pub Bytes);
 
-impl<S: Send + Sync> FromRequest<S> for JsonText {
+impl FromRequest<AppState> for JsonText {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let media = content_type.and_then(|text| text.split(';').next()).map(str::trim).unwrap_or_default();
         if !media.eq_ignore_ascii_case("application/json") {
@@ -45,7 +46,7 @@ impl<S: Send + Sync> FromRequest<S> for JsonText {
             return Err(ApiError::with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE, problem));
         }
         let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
-            super::problem::of_status(rejection.status()).unwrap_or_else(|| Problem::internal().into())
+            of_status(rejection.status(), state.http.body_bytes).unwrap_or_else(|| Problem::internal().into())
         })?;
         check(&bytes)?;
         Ok(Self(bytes))
@@ -56,10 +57,7 @@ impl<S: Send + Sync> FromRequest<S> for JsonText {
 fn check(bytes: &[u8]) -> Result<(), Problem> {
     let invalid = |error: serde_json::Error| Problem::invalid("INVALID_JSON", format!("body: {error}"));
     let raw: &RawValue = serde_json::from_slice(bytes).map_err(invalid)?;
-    compact(raw.get()).map(drop).map_err(|problem| {
-        let message = problem.message.replacen("payload:", "body:", 1);
-        Problem { message, ..problem }
-    })
+    compact(raw.get(), "").map(drop)
 }
 
 /// Reads checked JSON; a failure names the field and the rule.
@@ -112,11 +110,43 @@ fn describe(at: &str, text: &str) -> Problem {
     if let Some(path) = named("unknown field `") {
         return Problem::field(path, "is not a known field");
     }
+    if let Some(path) = named("duplicate field `") {
+        return Problem::field(path, "comes twice");
+    }
     let rule = match text.split_once(", expected ") {
-        Some((found, expected)) => format!("must be {expected} ({found})"),
-        None => text.to_owned(),
+        Some((found, expected)) => format!("must be {} ({found})", in_words(expected)),
+        None => of_query(text).to_owned(),
     };
     Problem::field(at, rule)
+}
+
+/// What serde calls a type, in words that say the rule.
+fn in_words(expected: &str) -> &str {
+    match expected {
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" => "a whole number from 0 to 4294967295",
+        "i32" => "a whole number from -2147483648 to 2147483647",
+        "u64" | "usize" => "a whole number of 0 or more",
+        "i64" | "i128" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a sequence" => "an array",
+        other => other,
+    }
+}
+
+/// What is said of a query's text that is not of its parameter's type.
+fn of_query(text: &str) -> &str {
+    match text {
+        "invalid digit found in string" | "cannot parse integer from empty string" => {
+            "must be a whole number"
+        }
+        "number too large to fit in target type" => "is too large",
+        "number too small to fit in target type" => "is too small",
+        "provided string was not `true` or `false`" => "must be true or false",
+        other => other,
+    }
 }
 
 /// The query, read into `T`; unknown parameters are refused where `T` refuses them.
@@ -229,12 +259,18 @@ mod tests {
             ("inner[0].y".to_owned(), "is not a known field".to_owned())
         );
         assert_eq!(path(r#"{"name":1,"inner":[]}"#).0, "name");
+        assert_eq!(path(r#"{"name":"a","name":"b"}"#), ("name".to_owned(), "comes twice".to_owned()));
+        assert_eq!(
+            path(r#"{"name":"a","inner":{}}"#).1,
+            "must be an array (invalid type: map)",
+            "serde's words are not the caller's"
+        );
         let array = parse_object::<Outer>(br#"["a",[],null]"#).expect_err("an array");
         assert_eq!(array.details[0].message, "must be an object (invalid type: sequence)");
         let (at, rule) = path(r#"{"name":"a","inner":[{"count":300}]}"#);
         assert_eq!(
             (at.as_str(), rule.as_str()),
-            ("inner[0].count", "must be u8 (invalid value: integer `300`)")
+            ("inner[0].count", "must be a whole number from 0 to 255 (invalid value: integer `300`)")
         );
     }
 
@@ -246,7 +282,8 @@ mod tests {
 
     #[test]
     fn texts_that_cannot_be_carried_are_refused() {
-        assert_eq!(check(br#"{"a":"\u0000"}"#).expect_err("NUL").code, "INVALID_TEXT");
+        let nul = check(br#"{"data":{"list":[1,{"a":"\u0000"}]}}"#).expect_err("NUL");
+        assert_eq!((nul.code, nul.details[0].path.as_str()), ("INVALID_TEXT", "data.list[1].a"));
         assert_eq!(check(br#"{"a":"#).expect_err("cut off").code, "INVALID_JSON");
         assert_eq!(check(br#"{"a":1e999}"#).expect_err("infinite").code, "INVALID_NUMBER");
     }

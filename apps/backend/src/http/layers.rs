@@ -55,7 +55,7 @@ async fn outermost(State(settings): State<Arc<HttpSettings>>, mut request: Reque
             ApiError::from(Problem::internal()).into_response()
         }
     };
-    let mut response = shaped(response, &id);
+    let mut response = shaped(response, &id, settings.body_bytes);
     response.headers_mut().insert(REQUEST_ID, header);
     tracing::debug!(
         request.id = %id, http.method = %method, http.path = %path, http.status = response.status().as_u16(),
@@ -74,12 +74,13 @@ fn request_id(request: &Request) -> String {
     given.filter(fits).map_or_else(|| new_id("req"), str::to_owned)
 }
 
-/// Writes a failure in the one shape; also one that the framework answered with a bare status.
-fn shaped(mut response: Response, id: &str) -> Response {
+/// Writes a failure in the one shape; also one that the framework answered with a bare status, where a body may have
+/// `body_bytes`.
+fn shaped(mut response: Response, id: &str, body_bytes: usize) -> Response {
     let failure = response.extensions_mut().remove::<ApiError>().or_else(|| {
         let json =
             response.headers().get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes() == b"application/json");
-        if json { None } else { of_status(response.status()) }
+        if json { None } else { of_status(response.status(), body_bytes) }
     });
     let Some(failure) = failure else { return response };
     if response.status().is_server_error() {

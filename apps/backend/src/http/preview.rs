@@ -99,7 +99,7 @@ fn texts(relation: &Relation, row: &Row) -> Vec<Option<Option<String>>> {
         Value::Bool(false) => Some("f".to_owned()),
         Value::String(text) if *kind == Kind::Json => Some(Value::from(text.as_str()).to_string()),
         Value::String(text) => Some(text.clone()),
-        other => Some(compact(&other.to_string()).unwrap_or_default()),
+        other => Some(compact(&other.to_string(), "value").unwrap_or_default()),
     };
     relation
         .columns

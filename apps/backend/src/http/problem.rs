@@ -107,8 +107,13 @@ impl IntoResponse for ApiProblem {
     }
 }
 
-/// The failure that stands behind a bare status from the framework, if it is one.
-pub(super) fn of_status(status: StatusCode) -> Option<ApiError> {
+/// The failure of a body that is larger than `bytes`.
+pub(super) fn body_too_large(bytes: usize) -> Problem {
+    Problem::new(ErrorKind::TooLarge, "LIMIT_EXCEEDED", format!("the body may have {bytes} bytes"))
+}
+
+/// The failure that stands behind a bare status from the framework, if it is one, where a body may have `body_bytes`.
+pub(super) fn of_status(status: StatusCode, body_bytes: usize) -> Option<ApiError> {
     let problem = match status {
         StatusCode::NOT_FOUND => {
             Problem::new(ErrorKind::NotFound, "ROUTE_NOT_FOUND", "there is no such route")
@@ -117,9 +122,7 @@ pub(super) fn of_status(status: StatusCode) -> Option<ApiError> {
             "METHOD_NOT_ALLOWED",
             "the route does not take this method; Allow lists those it takes",
         ),
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(ErrorKind::TooLarge, "LIMIT_EXCEEDED", "the body is over the limit")
-        }
+        StatusCode::PAYLOAD_TOO_LARGE => body_too_large(body_bytes),
         StatusCode::UNSUPPORTED_MEDIA_TYPE => {
             Problem::invalid("UNSUPPORTED_MEDIA_TYPE", "the body must be application/json")
         }

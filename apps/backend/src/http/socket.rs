@@ -10,7 +10,10 @@ use super::{
     route::Route,
 };
 use crate::{
-    gateway::{SayRequest, carried, channels::Channels, check_event, event_stream, saying},
+    gateway::{
+        SayRequest, carried, channel_name, channels::Channels, check_event, check_speakable, event_stream,
+        saying,
+    },
     state::AppState,
 };
 use axum::{
@@ -20,13 +23,17 @@ use axum::{
     http::{Method, Uri},
     response::{IntoResponse as _, Response},
 };
+use document_store::{DocumentId, ServiceName};
 use event_router::{Content, Sender, Wanted};
 use presence::{Member, Place};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use shared_types::{Problem, TopicName, rights::Verb};
-use std::convert::Infallible;
+use std::{convert::Infallible, net::IpAddr};
 use utoipa::{IntoParams, ToSchema};
+
+/// What connections are made over.
+const TRANSPORTS: [&str; 3] = ["socketio", "websocket", "sse"];
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -102,16 +109,26 @@ pub struct ConnectionParams {
 
 impl ConnectionParams {
     /// What is wanted behind `after`, at most `limit`.
-    fn wanted(&self, after: Option<&str>, limit: usize) -> Wanted {
-        Wanted {
+    ///
+    /// # Errors
+    /// `VALIDATION_FAILED`, `INVALID_TOPIC`: what no connection can have is a mistake, not an empty list.
+    fn wanted(&self, after: Option<&str>, limit: usize) -> Result<Wanted, Problem> {
+        if self.transport.as_deref().is_some_and(|given| !TRANSPORTS.contains(&given)) {
+            return Err(Problem::field("transport", format!("must be one of {}", TRANSPORTS.join(", "))));
+        }
+        let address = self.address.as_deref().map(str::parse::<IpAddr>).transpose();
+        let address = address.map_err(|_| Problem::field("address", "must be an IP address"))?;
+        self.channel.as_deref().map(channel_name).transpose()?;
+        self.topic.as_deref().map(TopicName::parse).transpose()?;
+        Ok(Wanted {
             after: after.map(str::to_owned),
             limit,
             transport: self.transport.clone(),
             client_id: self.client_id.clone(),
-            address: self.address.clone(),
+            address: address.map(|address| address.to_string()),
             channel: self.channel.clone(),
             topic: self.topic.clone(),
-        }
+        })
     }
 
     /// The filters as they are asked for again with the next page.
@@ -189,7 +206,7 @@ pub(super) async fn members(
     Params(params): Params<PageParams>,
     uri: Uri,
 ) -> Result<Response, ApiError> {
-    let place = Place::channel(&TopicName::parse(&channel)?);
+    let place = Place::channel(&channel_name(&channel)?);
     list(&state, grant.scope(), &place, &params, &uri).await
 }
 
@@ -204,9 +221,11 @@ pub(super) async fn document_presence(
     Params(params): Params<PageParams>,
     uri: Uri,
 ) -> Result<Response, ApiError> {
+    let (service, document) = (ServiceName::parse("service", &service)?, DocumentId::parse(&document)?);
     grant.demand(Verb::Presence, &format!("sync.{service}.{document}"))?;
     grant.demand(Verb::DocumentsRead, &format!("sync.{service}.{document}"))?;
-    list(&state, grant.scope(), &Place::document(&service, &document), &params, &uri).await
+    let place = Place::document(service.as_str(), document.as_str());
+    list(&state, grant.scope(), &place, &params, &uri).await
 }
 
 async fn list(
@@ -232,7 +251,7 @@ pub(super) async fn connections(
 ) -> Result<Response, ApiError> {
     let page = PageParams::new(params.limit, params.cursor.clone()).page()?;
     let limit = if params.detail { page.fetch() as usize } else { 0 };
-    let table = state.channels.table(grant.scope(), &params.wanted(page.after(), limit)).await?;
+    let table = state.channels.table(grant.scope(), &params.wanted(page.after(), limit)?).await?;
     let (rows, next) = page.cut(table.connections, |row| row["socketId"].as_str().unwrap_or_default());
     let connections = params.detail.then_some(rows);
     let body = Json(Connections { count: table.count, connections }).into_response();
@@ -277,9 +296,9 @@ pub(super) async fn broadcast(
     State(state): State<AppState>,
     JsonBody { value: body, .. }: JsonBody<Broadcast>,
 ) -> Result<Json<Said>, ApiError> {
-    let channel = TopicName::parse(&body.channel)?;
+    let channel = channel_name(&body.channel)?;
     check_event(&body.event)?;
-    topic_registry::check_publishable(&channel, "message")?;
+    check_speakable(&channel)?;
     grant.demand(Verb::Broadcast, channel.as_str())?;
     let data = carried(body.data.as_deref().unwrap_or(RawValue::NULL))?;
     let from = Sender { client_id: grant.actor().client_id().to_owned(), socket_id: None };

@@ -109,8 +109,9 @@ fn wrong_publishes() -> Vec<Case> {
         (publish(json!({ "id": "evt_mine" })), "INVALID_ID", "id"),
         (publish(json!({ "source": "database" })), "VALIDATION_FAILED", "source"),
         (publish(json!({ "topic": "sync.notes.updated" })), "FORBIDDEN", "sync."),
-        (publish(json!({ "eventType": "sync.updated" })), "FORBIDDEN", "sync."),
-        (publish(json!({ "eventType": "database.insert" })), "FORBIDDEN", "database."),
+        (publish(json!({ "eventType": "sync.updated" })), "FORBIDDEN", "eventType: what begins with sync."),
+        (publish(json!({ "eventType": "database.insert" })), "FORBIDDEN", "eventType: what begins with"),
+        (publish(json!({ "payload": { "a": [1, { "b": "\u{0}" }] } })), "INVALID_TEXT", "payload.a[1].b"),
     ]
 }
 

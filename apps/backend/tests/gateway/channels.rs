@@ -377,7 +377,18 @@ async fn what_is_wrong_is_named() {
         ("channel:publish", json!({ "channel": "a", "event": "subscribe" }), "VALIDATION_FAILED", "event"),
         ("channel:publish", json!({ "channel": "a", "event": "e", "echo": 1 }), "VALIDATION_FAILED", "echo"),
         ("channel:publish", json!({ "channel": "a", "event": "e", "data": "\u{0}" }), "INVALID_TEXT", "data"),
-        ("channel:publish", json!({ "channel": "sync.notes.updated", "event": "e" }), "FORBIDDEN", "sync"),
+        (
+            "channel:publish",
+            json!({ "channel": "sync.notes.updated", "event": "e" }),
+            "FORBIDDEN",
+            "channel: what begins with sync.",
+        ),
+        (
+            "channel:publish",
+            json!({ "channel": "a", "event": "e", "data": { "list": [1, "\u{0}"] } }),
+            "INVALID_TEXT",
+            "data.list[1]",
+        ),
         ("direct:message", json!({ "event": "e" }), "VALIDATION_FAILED", "targetSocketId"),
         (
             "direct:message",
@@ -394,6 +405,30 @@ async fn what_is_wrong_is_named() {
         ),
         ("presence:enter", json!({ "document": { "service": "s" } }), "VALIDATION_FAILED", "document.id"),
         ("presence:enter", json!({ "document": "s/1" }), "VALIDATION_FAILED", "document"),
+        (
+            "presence:enter",
+            json!({ "document": { "service": "Notes", "id": "1" } }),
+            "VALIDATION_FAILED",
+            "document.service",
+        ),
+        (
+            "presence:enter",
+            json!({ "document": { "service": "s", "id": "a/b" } }),
+            "INVALID_ID",
+            "document.id",
+        ),
+        (
+            "presence:enter",
+            json!({ "document": { "service": "s", "id": ".." } }),
+            "INVALID_ID",
+            "document.id",
+        ),
+        (
+            "presence:enter",
+            json!({ "document": { "service": "s", "id": "1", "x": 1 } }),
+            "VALIDATION_FAILED",
+            "document.x",
+        ),
         ("presence:update", json!({ "channel": "a" }), "NOT_PRESENT", "enter"),
         ("presence:get", json!({ "channel": "a", "data": 1 }), "VALIDATION_FAILED", "data"),
     ] {

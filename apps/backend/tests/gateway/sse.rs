@@ -135,6 +135,10 @@ async fn a_wrong_query_is_refused() {
         let refused = refused.unwrap_or_else(|| panic!("refused: {parameters:?}"));
         assert_eq!((refused.status, refused.code.as_str()), (Some(status), code), "{parameters:?}");
     }
+    let channel = instance.url(&format!("/api/stream?channel=a%20b&token={token}"));
+    let body = reqwest::get(channel).await.unwrap().text().await.unwrap();
+    let refused: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(refused["details"][0]["path"], "channel", "{refused}");
     let query = [("topic", "a.b"), ("token", token.as_str())];
     let refused = Stream::request(&instance, &query, &[("last-event-id", "nonsense!")]).await.err().unwrap();
     assert_eq!((refused.status, refused.code.as_str()), (Some(400), "INVALID_CURSOR"));

@@ -8,6 +8,7 @@ use crate::{
 use backend::gateway::GatewayLimits;
 use serde_json::{Value, json};
 use shared_types::AppId;
+use std::time::Duration;
 
 fn token(sub: &str) -> String {
     Token::service().with("sub", sub).sign()
@@ -75,6 +76,37 @@ async fn what_happens_on_all_instances_is_told_to_who_watches_the_scope() {
     let _eve = Plain::open(&here, &stranger).await;
     let first = next(&mut others, &["socket.connect", "socket.disconnect", "subscribe", "broadcast"]).await;
     assert_eq!(first["clientId"], "eve", "and nothing of another application");
+}
+
+/// What a watcher shows as connected would stay so for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_ends_of_connections_are_told_whose_instance_stops_or_dies() {
+    let platform = Platform::start().await;
+    let (here, stopping, dying) =
+        (platform.instance().await, platform.instance().await, platform.instance().await);
+    let mut stream = soon("all instances say what happens", async {
+        loop {
+            let stream = Stream::watch(&here, &admin()).await.ok().unwrap();
+            if stream.subscribed.data["instances"] == 3 {
+                return stream;
+            }
+        }
+    })
+    .await;
+    let mut bob = Plain::open(&stopping, &token("bob")).await;
+    assert_eq!(next(&mut stream, &["socket.connect"]).await["clientId"], "bob");
+    let _carol = Plain::open(&dying, &token("carol")).await;
+    assert_eq!(next(&mut stream, &["socket.connect"]).await["clientId"], "carol");
+    let drain = stopping.gateway.drain(Duration::from_secs(10));
+    let (_, told) = soon("the stop", async { tokio::join!(drain, bob.frame()) }).await;
+    assert_eq!(told, Err(1001));
+    drop(stopping);
+    let end = soon("the end of bob", next(&mut stream, &["socket.disconnect"])).await;
+    assert_eq!((&end["clientId"], &end["reason"]), (&json!("bob"), &json!("server_stopping")));
+    drop(dying);
+    let end = tokio::time::timeout(Duration::from_secs(20), next(&mut stream, &["socket.disconnect"]));
+    let end = end.await.expect("the end of carol");
+    assert_eq!((&end["clientId"], &end["reason"]), (&json!("carol"), &json!("server_lost")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -173,6 +205,20 @@ async fn the_table_of_connections_is_paged_and_filtered_over_instances() {
         let (page, _) = get(&here, &format!("/api/socket/connections?detail=true&{filter}")).await;
         assert_eq!(page["count"], count, "{filter}");
         assert_eq!(page["connections"].as_array().unwrap().len(), count, "{filter}");
+    }
+    for (query, path) in [
+        ("transport=carrier", "transport"),
+        ("address=localhost", "address"),
+        ("channel=a%20b", "channel"),
+        ("topic=a%20b", "topic"),
+        ("detail=1", "detail"),
+        ("limit=many", "limit"),
+    ] {
+        let url = here.url(&format!("/api/socket/connections?{query}"));
+        let refused = reqwest::Client::new().get(url).bearer_auth(admin()).send().await.unwrap();
+        assert_eq!(refused.status(), 400, "{query}");
+        let body: Value = serde_json::from_str(&refused.text().await.unwrap()).unwrap();
+        assert_eq!(body["details"][0]["path"], path, "{body}");
     }
     let socket = clients[1].welcome["socketId"].as_str().unwrap();
     let (whole, _) = get(&here, &format!("/api/socket/connections/{socket}")).await;

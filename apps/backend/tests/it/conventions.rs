@@ -30,7 +30,12 @@ async fn failures_have_one_shape_wherever_they_come_from() {
     server.call(Method::POST, "/api/topics").by(&root).text(nul).send().await.refused(400, "INVALID_TEXT");
     let large = format!("{{\"name\":\"{}\"}}", "x".repeat(1024 * 1024));
     let answer = server.call(Method::POST, "/api/topics").by(&root).text(large).send().await;
-    assert_eq!(answer.refused(413, "LIMIT_EXCEEDED")["error"], "PayloadTooLargeError");
+    let refused = answer.refused(413, "LIMIT_EXCEEDED");
+    assert_eq!(refused["error"], "PayloadTooLargeError");
+    assert_eq!(refused["message"], "the body may have 1048576 bytes");
+    let nul = r#"{"name":"a.b","description":"d","owner":["o",{"deep":"\u0000"}]}"#;
+    let answer = server.call(Method::POST, "/api/topics").by(&root).text(nul).send().await;
+    assert_eq!(answer.refused(400, "INVALID_TEXT")["details"][0]["path"], "owner[1].deep");
     for path in ["/api/topics/%00", "/api/topics/%ff", "/api/applications/%0a", "/api/database/mappings/%00"]
     {
         server.get(path).by(&root).send().await.refused(404, "NOT_FOUND");
@@ -81,6 +86,10 @@ async fn lists_are_paged() {
             .await
             .refused(400, "VALIDATION_FAILED");
         assert_eq!(body["details"][0]["path"], field, "{query}: {body}");
+        if field == "limit" {
+            let rule = body["details"][0]["message"].as_str().unwrap();
+            assert!(rule.starts_with("must be ") || rule == "is too large", "{rule}");
+        }
     }
 }
 

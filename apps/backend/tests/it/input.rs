@@ -255,6 +255,14 @@ fn cases() -> Vec<Case> {
             ("event", json!(1)),
             ("event", json!("disconnect")),
         ),
+        case(
+            Method::POST,
+            "/api/socket/broadcast",
+            json!({ "channel": "chat:room1", "event": "message" }),
+            &[],
+            ("channel", json!(1)),
+            ("channel", json!("a b")),
+        ),
     ]
 }
 

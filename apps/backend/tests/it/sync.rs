@@ -226,7 +226,7 @@ async fn an_id_is_used_once() {
     again.refused(409, "CONFLICT");
     for id in ["", ".", "..", "a/b", "a b", "ä"] {
         let bad = server.post(NOTES, json!({ "id": id, "data": {} })).by(&token).send().await;
-        bad.refused(400, "INVALID_ID");
+        assert_eq!(bad.refused(400, "INVALID_ID")["details"][0]["path"], "id");
     }
     let long = server.post(NOTES, json!({ "id": "a".repeat(129), "data": {} })).by(&token).send().await;
     long.refused(413, "LIMIT_EXCEEDED");
@@ -237,7 +237,12 @@ async fn an_id_is_used_once() {
             .send()
             .await;
         assert_eq!(bad.refused(400, "VALIDATION_FAILED")["details"][0]["path"], "service");
+        let presence =
+            server.get(format!("/api/sync/{service}/documents/one/presence")).by(&token).send().await;
+        assert_eq!(presence.refused(400, "VALIDATION_FAILED")["details"][0]["path"], "service");
     }
+    let presence = server.get("/api/sync/notes/documents/a%20b/presence").by(&token).send().await;
+    assert_eq!(presence.refused(400, "INVALID_ID")["details"][0]["path"], "id");
 }
 
 #[tokio::test]
@@ -450,6 +455,20 @@ async fn documents_are_deleted_on_time_and_it_is_told() {
         .send()
         .await
         .ok();
+    for (wrong, rule) in [
+        (json!(now), "must lie in the future, in Unix milliseconds, and before the year 10000"),
+        (
+            json!(253_402_300_800_000_i64),
+            "must lie in the future, in Unix milliseconds, and before the year 10000",
+        ),
+        (json!("soon"), "must be a whole number (invalid type: string \"soon\")"),
+    ] {
+        let bad = server.put(ONE, json!({ "data": {}, "expiresAt": wrong })).by(&token).send().await;
+        assert_eq!(
+            bad.refused(400, "VALIDATION_FAILED")["details"],
+            json!([{ "path": "expiresAt", "message": rule }])
+        );
+    }
     let never = json!({ "data": {}, "expiresAt": null });
     let never = server.put(format!("{NOTES}/two"), never).by(&token).send().await.ok();
     assert_eq!(never.get("expiresAt"), None);

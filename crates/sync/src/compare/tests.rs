@@ -76,7 +76,7 @@ fn shared_vectors() {
     let vectors: Vec<Vector> = serde_json::from_str(text).expect("vectors");
     assert!(vectors.len() > 15);
     for Vector { name, old, new, diff } in vectors {
-        let text = |raw: &RawValue| compact(raw.get()).expect("valid");
+        let text = |raw: &RawValue| compact(raw.get(), "data").expect("valid");
         assert_eq!(compare(&text(&old), &text(&new)).diff, text(&diff), "{name}");
     }
 }

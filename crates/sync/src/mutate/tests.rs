@@ -1,6 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 use serde_json::Value;
+use shared_types::ErrorKind;
 
 fn parse(text: &str) -> Result<Mutations, Problem> {
     Mutations::parse(&RawValue::from_string(text.to_owned()).expect("JSON"))
@@ -26,11 +27,11 @@ fn shared_vectors() {
     let vectors: Vec<Vector> = serde_json::from_str(text).expect("vectors");
     assert!(vectors.len() > 30);
     for vector in vectors {
-        let data = compact(vector.data.get()).expect("valid");
+        let data = compact(vector.data.get(), "data").expect("valid");
         let outcome = Mutations::parse(&vector.mutations).and_then(|mutations| mutations.apply(&data));
         match (outcome, vector.result, vector.error) {
             (Ok(found), Some(result), None) => {
-                assert_eq!(found, compact(result.get()).expect("valid"), "{}", vector.name);
+                assert_eq!(found, compact(result.get(), "data").expect("valid"), "{}", vector.name);
             }
             (Err(problem), None, Some(path)) => {
                 assert_eq!(problem.details[0].path, path, "{}: {problem}", vector.name);

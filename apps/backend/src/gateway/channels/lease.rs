@@ -4,6 +4,7 @@
 //! Renewing waits for nothing else, however much there is to do: an instance that comes too late is taken for dead.
 
 use super::{Channels, HeldKey};
+use crate::gateway::lifecycle::{ConnectionRecord, SERVER_LOST};
 use ::presence::{Kind, LEASE, Member, PresenceError, RENEW, Renewal};
 use event_router::PresenceAction;
 use futures::future::join_all;
@@ -234,7 +235,8 @@ impl Channels {
             if !is_first && *seen < LOOKS {
                 continue;
             }
-            match self.registry.lifecycle.see_to(&instance).await {
+            let ended = |record: &ConnectionRecord| self.registry.note_end(record, SERVER_LOST);
+            match self.registry.lifecycle.see_to(&instance, ended).await {
                 Ok(gone) => {
                     let gone = gone.iter().filter(|gone| gone.place.kind != Kind::Channel);
                     let gone: Vec<_> = gone.map(|gone| (&gone.scope, &gone.place, &gone.member)).collect();

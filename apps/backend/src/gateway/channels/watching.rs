@@ -34,15 +34,20 @@ fn watch_key(scope: &Scope) -> TopicKey {
 }
 
 impl Channels {
-    /// Says what was noted, to those who watch.
+    /// Says again and again what was noted, to those who watch.
     pub(super) async fn report_traffic(&self) {
         let mut tick = interval(REPORT);
         loop {
             tick.tick().await;
-            for (scope, report) in self.registry.traffic.reports() {
-                if let Err(error) = self.announce(watch_key(&scope), &Content::Traffic(report)).await {
-                    tracing::debug!(%error, "what happened could not be told to those who watch");
-                }
+            self.say_traffic().await;
+        }
+    }
+
+    /// Says what was noted since the last time.
+    pub async fn say_traffic(&self) {
+        for (scope, report) in self.registry.traffic.reports() {
+            if let Err(error) = self.announce(watch_key(&scope), &Content::Traffic(report)).await {
+                tracing::debug!(%error, "what happened could not be told to those who watch");
             }
         }
     }

@@ -5,25 +5,36 @@ use event_router::{PresenceAction, Routed};
 use presence::{Gone, Kind};
 
 impl Lifecycle {
-    /// Says what went with `instance`, whose lease has run out, and removes it; answers the members that were removed
-    /// here and not by another who looks too. Who dies in the middle leaves the rest to the next.
+    /// Says what went with `instance`, whose lease has run out, and removes it; `ended` is told of each connection behind
+    /// its `socket.disconnect`. Answers the members that were removed here and not by another who looks too. Who dies in
+    /// the middle leaves the rest to the next.
     ///
     /// # Errors
     /// Where store or log do not answer.
-    pub async fn see_to(&self, instance: &str) -> Result<Vec<Gone>, String> {
-        self.try_to_see_to(instance).await.map_err(|error| error.to_string())
+    pub async fn see_to(
+        &self,
+        instance: &str,
+        ended: impl Fn(&ConnectionRecord),
+    ) -> Result<Vec<Gone>, String> {
+        self.try_to_see_to(instance, ended).await.map_err(|error| error.to_string())
     }
 
-    async fn try_to_see_to(&self, instance: &str) -> Result<Vec<Gone>, Failure> {
+    async fn try_to_see_to(
+        &self,
+        instance: &str,
+        ended: impl Fn(&ConnectionRecord),
+    ) -> Result<Vec<Gone>, Failure> {
         loop {
             let records = self.store.records(instance, BATCH).await?;
             if records.is_empty() {
                 break;
             }
-            let ends = records.iter().filter_map(|record| ConnectionRecord::read(&record.text));
-            let ends: Vec<Routed> = ends.map(|record| form::disconnected(&record, SERVER_LOST)).collect();
-            if !ends.is_empty() {
+            let lost: Vec<_> =
+                records.iter().filter_map(|record| ConnectionRecord::read(&record.text)).collect();
+            if !lost.is_empty() {
+                let ends = lost.iter().map(|record| form::disconnected(record, SERVER_LOST)).collect();
                 self.router.route(ends).await?;
+                lost.iter().for_each(&ended);
             }
             let keys = records.into_iter().map(|record| record.key).collect();
             self.store.release(instance, keys).await?;

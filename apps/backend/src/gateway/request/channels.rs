@@ -2,13 +2,14 @@
 
 use super::Request;
 use crate::gateway::fields::Fields;
+use document_store::{DocumentId, ServiceName};
 use serde_json::value::RawValue;
 use shared_types::{Problem, TopicName};
 
 /// The longest name of a message, in bytes.
 const MAX_NAME_BYTES: usize = 128;
-/// The longest part of a document's name, in bytes.
-const MAX_PART_BYTES: usize = 128;
+/// The longest id of a connection, in bytes.
+const MAX_SOCKET_BYTES: usize = 128;
 /// Names that the protocol, or Socket.IO, keeps for itself.
 const RESERVED: [&str; 26] = [
     "subscribe",
@@ -58,9 +59,9 @@ pub enum PresenceTarget {
     /// A document.
     Document {
         /// Its service.
-        service: String,
+        service: ServiceName,
         /// Its id.
-        id: String,
+        id: DocumentId,
     },
 }
 
@@ -93,18 +94,24 @@ pub fn check_event(event: &str) -> Result<(), Problem> {
 }
 
 fn channel(fields: &mut Fields<'_>) -> Result<TopicName, Problem> {
-    named(&fields.required_text("channel")?)
+    channel_name(&fields.required_text("channel")?)
 }
 
-fn named(text: &str) -> Result<TopicName, Problem> {
-    TopicName::parse(text).map_err(|problem| Problem {
-        message: problem.message.replacen("topic:", "channel:", 1),
-        details: vec![shared_types::Violation {
-            path: "channel".to_owned(),
-            message: problem.message.replacen("topic: ", "", 1),
-        }],
-        ..problem
-    })
+/// A channel's name as a client gives it.
+///
+/// # Errors
+/// As [`TopicName::parse`], naming `channel`.
+pub fn channel_name(text: &str) -> Result<TopicName, Problem> {
+    TopicName::parse(text).map_err(|problem| problem.renamed("topic", "channel"))
+}
+
+/// Whether clients may say something in `channel`, as far as its name goes.
+///
+/// # Errors
+/// `FORBIDDEN` for the platform's own.
+pub fn check_speakable(channel: &TopicName) -> Result<(), Problem> {
+    topic_registry::check_publishable(channel, "message")
+        .map_err(|problem| problem.renamed("topic", "channel"))
 }
 
 /// `channel:join` or `channel:leave`.
@@ -133,8 +140,8 @@ pub fn publish(mut fields: Fields<'_>) -> Result<Request, Problem> {
 /// `direct:message`.
 pub fn direct(mut fields: Fields<'_>) -> Result<Request, Problem> {
     let to = fields.required_text("targetSocketId")?;
-    if to.is_empty() || to.len() > MAX_PART_BYTES {
-        return Err(Problem::field("targetSocketId", format!("must have 1 to {MAX_PART_BYTES} bytes")));
+    if to.is_empty() || to.len() > MAX_SOCKET_BYTES {
+        return Err(Problem::field("targetSocketId", format!("must have 1 to {MAX_SOCKET_BYTES} bytes")));
     }
     let request = say(&mut fields, false)?;
     fields.finish()?;
@@ -159,24 +166,13 @@ fn data(fields: &mut Fields<'_>) -> Result<Option<Box<RawValue>>, Problem> {
 /// # Errors
 /// Naming `data`.
 pub fn carried(raw: &RawValue) -> Result<Box<RawValue>, Problem> {
-    let text = shared_types::json::compact(raw.get()).map_err(|problem| Problem {
-        message: problem.message.replacen("payload:", "data:", 1),
-        ..problem
-    })?;
+    let text = shared_types::json::compact(raw.get(), "data")?;
     RawValue::from_string(text).map_err(|_| Problem::field("data", "cannot be read"))
-}
-
-fn within_document(name: &str, problem: Problem) -> Problem {
-    let path = format!("document.{name}");
-    let message = problem.message.replacen(name, &path, 1);
-    let details =
-        problem.details.into_iter().map(|detail| shared_types::Violation { path: path.clone(), ..detail });
-    Problem { message, details: details.collect(), ..problem }
 }
 
 /// `presence:*`.
 pub fn presence(mut fields: Fields<'_>, verb: PresenceVerb) -> Result<Request, Problem> {
-    let channel = fields.text("channel")?.map(|name| named(&name)).transpose()?;
+    let channel = fields.text("channel")?.map(|name| channel_name(&name)).transpose()?;
     let document = fields.take("document").map(|raw| document(raw.get())).transpose()?;
     let target = match (channel, document) {
         (Some(channel), None) => PresenceTarget::Channel(channel),
@@ -191,19 +187,15 @@ pub fn presence(mut fields: Fields<'_>, verb: PresenceVerb) -> Result<Request, P
     Ok(Request::Presence(verb, target, data))
 }
 
+/// `{ service, id }`.
 fn document(text: &str) -> Result<PresenceTarget, Problem> {
     let mut fields =
         Fields::parse(text).map_err(|_| Problem::field("document", "must be { service, id }"))?;
-    let part = |fields: &mut Fields<'_>, name: &str| {
-        let text = fields.required_text(name).map_err(|problem| within_document(name, problem))?;
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-');
-        if text.is_empty() || text.len() > MAX_PART_BYTES || !text.chars().all(plain) {
-            let rule = format!("must match ^[A-Za-z0-9._:-]{{1,{MAX_PART_BYTES}}}$");
-            return Err(Problem::field(format!("document.{name}"), rule));
-        }
-        Ok(text)
+    let mut read = || {
+        let (service, id) = (fields.required_text("service")?, fields.required_text("id")?);
+        let (service, id) = (ServiceName::parse("service", &service)?, DocumentId::parse(&id)?);
+        std::mem::take(&mut fields).finish()?;
+        Ok(PresenceTarget::Document { service, id })
     };
-    let (service, id) = (part(&mut fields, "service")?, part(&mut fields, "id")?);
-    fields.finish()?;
-    Ok(PresenceTarget::Document { service, id })
+    read().map_err(|problem: Problem| problem.within("document"))
 }

@@ -3,7 +3,7 @@
 use super::{Session, may_receive};
 use crate::gateway::{
     channels::{Channels, member_json, place_members},
-    request::channels::{PresenceTarget, PresenceVerb, SayRequest},
+    request::channels::{PresenceTarget, PresenceVerb, SayRequest, check_speakable},
 };
 use auth::Identity;
 use event_log::TopicKey;
@@ -174,7 +174,7 @@ impl Session {
         let (place, name) = match &target {
             PresenceTarget::Channel(channel) => (Place::present(channel), channel.to_string()),
             PresenceTarget::Document { service, id } => {
-                (Place::document(service, id), format!("sync.{service}.{id}"))
+                (Place::document(service.as_str(), id.as_str()), format!("sync.{service}.{id}"))
             }
         };
         let is_document = place.kind == Kind::Document;
@@ -256,7 +256,7 @@ fn covers(identity: &Identity, place: &Place) -> bool {
 /// # Errors
 /// `FORBIDDEN`.
 fn may_say(identity: &Identity, channel: &TopicName) -> Result<(), Problem> {
-    topic_registry::check_publishable(channel, "message")?;
+    check_speakable(channel)?;
     if identity.rights.allows(Verb::Publish, channel.as_str()) {
         return Ok(());
     }

@@ -11,8 +11,13 @@ mod websocket;
 pub use polling::PollingSessions;
 
 use super::{
-    Gateway, Handshake, driver::Inbound, fields::Fields, registry::Expected, request::Request,
-    session::Session, upgrade::Upgrade,
+    Gateway, Handshake,
+    driver::Inbound,
+    fields::Fields,
+    registry::Expected,
+    request::{Request, too_large},
+    session::Session,
+    upgrade::Upgrade,
 };
 use axum::{
     body::Bytes,
@@ -170,8 +175,7 @@ impl Connection {
         let text = arguments.first().map_or("{}", |argument| argument.get());
         let limit = session.limits().message_bytes;
         let request = if text.len() > limit {
-            let message = format!("a message may have {limit} bytes");
-            Err(Problem::new(ErrorKind::TooLarge, "LIMIT_EXCEEDED", message))
+            Err(too_large(limit))
         } else if arguments.len() > 1 {
             Err(Problem::field("arguments", "an event takes one object"))
         } else {

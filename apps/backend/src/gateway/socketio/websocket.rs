@@ -4,13 +4,14 @@ use super::{Connection, packet::Engine, polling::OPEN_WITHIN};
 use crate::gateway::{
     Gateway, Handshake,
     driver::{Codec, Inbound, PING_EVERY, PONG_WITHIN, close, drive, readable},
+    request::too_large,
     upgrade::{Socket, Upgrade},
 };
 use axum::response::Response;
 use event_router::{CloseReason, Control, Outgoing, Protocol, ReplyTo};
 use futures::{SinkExt as _, StreamExt as _, future::BoxFuture};
 use serde_json::json;
-use shared_types::{ErrorKind, Problem};
+use shared_types::Problem;
 use std::sync::Arc;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
@@ -155,8 +156,7 @@ impl Codec for SocketIoCodec {
     }
 
     fn too_large(&mut self) {
-        let problem =
-            Problem::new(ErrorKind::TooLarge, "LIMIT_EXCEEDED", "a message is larger than the limit");
+        let problem = too_large(self.connection.gateway.limits.message_bytes);
         self.connection.outbox.control(ReplyTo::Nothing, Control::Failed(problem));
     }
 

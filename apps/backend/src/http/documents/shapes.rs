@@ -170,6 +170,5 @@ fn raw(text: &str) -> Result<Box<RawValue>, Problem> {
 
 /// The data of a request.
 pub(super) fn data(raw: &RawValue) -> Result<RawObject, Problem> {
-    RawObject::from_raw(raw)
-        .map_err(|problem| Problem { message: problem.message.replacen("payload:", "data:", 1), ..problem })
+    RawObject::from_raw(raw).map_err(|problem| problem.renamed("payload", "data"))
 }
