@@ -152,6 +152,14 @@ impl Status {
         shown.retained = retained;
     }
 
+    /// The slot is given up: nothing is kept for it, and nothing waits.
+    pub fn forget_slot(&self) {
+        self.lag_ms.store(0, Ordering::Relaxed);
+        self.confirmed.store(0, Ordering::Relaxed);
+        self.wal_end.store(0, Ordering::Relaxed);
+        self.set_retained(None);
+    }
+
     /// See [`Status::set_retained`].
     pub fn retained(&self) -> Option<Retained> {
         self.shown.lock().retained
@@ -343,10 +351,10 @@ impl StatusTask {
     pub async fn write(&self, rate: f64) {
         let lag = self.status.lag().as_secs_f64();
         self.metrics.set_cdc_lag(&self.names.slot, lag, self.status.lag_bytes());
-        if let Some(retained) = self.status.retained() {
-            let bytes = u64::try_from(retained.retained_bytes).unwrap_or(0);
-            self.metrics.set_cdc_retained(&self.names.slot, retained.share().unwrap_or(0.0), bytes);
-        }
+        let (share, bytes) = self.status.retained().map_or((0.0, 0), |retained| {
+            (retained.share().unwrap_or(0.0), u64::try_from(retained.retained_bytes).unwrap_or(0))
+        });
+        self.metrics.set_cdc_retained(&self.names.slot, share, bytes);
         let spilled = self.status.spilled();
         let waits =
             spilled.and_then(|spilled| spilled.oldest_ms).map_or(0, |oldest| (now_ms() - oldest).max(0));

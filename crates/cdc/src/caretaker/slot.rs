@@ -195,6 +195,8 @@ impl Caretaker {
         let (names, manage) = (self.charge.names.clone(), self.charge.group.manage);
         let control = self.control().await?;
         target::limited(slot::drop(control, &names.slot)).await?;
+        self.status.forget_slot();
+        let control = self.control().await?;
         if manage == Manage::Allowed {
             target::limited(publication::drop(control, &names.publication)).await?;
         }

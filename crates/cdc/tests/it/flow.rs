@@ -160,8 +160,15 @@ async fn without_mappings_the_target_keeps_nothing_for_us() {
     let slots =
         format!("select count(*) from pg_replication_slots where slot_name = '{}'", harness.names().slot);
     assert_eq!(harness.ask::<i64>(&slots).await, 1);
+    harness.sql("insert into orders values (1, 'open')").await;
+    harness
+        .status_where("kept", |s| s.retained_bytes.is_some_and(|kept| kept > 0) && s.lag_bytes.is_some())
+        .await;
     assert!(mappings::delete(harness.pool(), &scope(), &id).await.unwrap());
-    harness.status_where("idle", |s| s.state == ReaderState::Stopped).await;
+    let status = harness.status_where("idle", |s| s.state == ReaderState::Stopped).await;
+    assert_eq!((status.retained_bytes, status.lag_bytes), (None, None));
+    let shown = harness.metrics.render();
+    assert!(shown.lines().any(|line| line == "realtime_cdc_retained_bytes 0"), "{shown}");
     assert_eq!(harness.ask::<i64>(&slots).await, 0);
     assert_eq!(harness.ask::<i64>("select count(*) from pg_publication").await, 0);
     harness.finish(running).await;
