@@ -16,6 +16,7 @@ mod service;
 mod source;
 mod table;
 mod trouble;
+mod unread;
 mod worker;
 
 pub use install::{INSTALL_SQL, Installed, install};

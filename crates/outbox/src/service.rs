@@ -4,6 +4,7 @@ use crate::{
     row::Outbox,
     source::{Source, claim_target, guarded_pool, pool},
     trouble::{OutboxError, Trouble},
+    unread::Unread,
     worker::Worker,
 };
 use database::{
@@ -18,7 +19,11 @@ use event_router::EventRouter;
 use metrics::Metrics;
 use outbound::{Policy, postgres::Tunnel};
 use shared_types::Scope;
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -57,6 +62,20 @@ enum Place {
     Platform,
     Target { scope: Scope, url: String, network: Policy },
     Sealed { scope: Scope },
+}
+
+impl Place {
+    /// Whose it is; the platform's own is many scopes'.
+    fn scope(&self) -> Option<&Scope> {
+        match self {
+            Self::Platform => None,
+            Self::Target { scope, .. } | Self::Sealed { scope } => Some(scope),
+        }
+    }
+
+    fn name(&self) -> String {
+        self.scope().map_or_else(|| "platform".to_owned(), Scope::to_string)
+    }
 }
 
 impl OutboxService {
@@ -120,12 +139,17 @@ impl OutboxService {
 /// Reads one outbox until `stop`, however often its database fails.
 async fn work(parts: OutboxParts, place: Place, stop: CancellationToken) {
     let mut last = None;
+    let mut unread = Unread::new(parts.metrics.clone(), &place.name());
     while !stop.is_cancelled() {
+        let mut read = Duration::ZERO;
         let trouble = match source(&parts, &place).await {
             Ok(source) => {
                 last = None;
+                unread.clear();
+                let begun = Instant::now();
                 let (producer, pool) = (source.outbox.producer.clone(), source.pool.clone());
                 let ended = Worker::new(source).run(&stop).await;
+                read = begun.elapsed();
                 parts.metrics.clear_outbox_lag(&producer);
                 // Connections that do not answer are left to themselves.
                 let _ = tokio::time::timeout(RETRY, pool.close()).await;
@@ -136,6 +160,11 @@ async fn work(parts: OutboxParts, place: Place, stop: CancellationToken) {
             }
             Err(trouble) => trouble,
         };
+        if trouble.leaves_rows() {
+            unread.failed(read);
+        } else {
+            unread.clear();
+        }
         show(&parts, &place, &trouble, &mut last).await;
         tokio::select! {
             () = stop.cancelled() => {}
@@ -167,10 +196,7 @@ async fn source(parts: &OutboxParts, place: &Place) -> Result<Source, Trouble> {
 
 /// Says a trouble once, and shows it as long as it lasts.
 async fn show(parts: &OutboxParts, place: &Place, trouble: &Trouble, last: &mut Option<Trouble>) {
-    let (name, scope) = match place {
-        Place::Platform => ("platform".to_owned(), None),
-        Place::Target { scope, .. } | Place::Sealed { scope } => (scope.to_string(), Some(scope)),
-    };
+    let (name, scope) = (place.name(), place.scope());
     if last.as_ref() != Some(trouble) {
         let Trouble { code, message, cure } = trouble;
         tracing::warn!(outbox = name, code, message, cure, "an outbox cannot be read; trying again");

@@ -55,6 +55,11 @@ impl Trouble {
         }
     }
 
+    /// Whether rows may wait that nobody reads.
+    pub(crate) fn leaves_rows(&self) -> bool {
+        !matches!(self.code, "OWNED_BY_ANOTHER" | "OWN_DATABASE")
+    }
+
     /// The stored URL cannot be opened.
     pub fn sealed() -> Self {
         Self {

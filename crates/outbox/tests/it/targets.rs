@@ -107,9 +107,21 @@ async fn what_is_missing_is_said_with_its_cure_and_looked_at_again() {
         code(&harness, &staging()).await.as_deref() == Some("UNREACHABLE")
     })
     .await;
+    // Nobody knows what waits there, but for how long it may.
+    until("a lag that grows", async || lag_seconds(&harness) > 3.0).await;
     outbox::install(&target.url).await.unwrap();
     write(&target, 1).await;
     until("it reads", async || waiting(&target.pool).await == 0).await;
     until("all is well", async || code(&harness, &scope()).await.is_none()).await;
+    until("the other is still not reached", async || lag_seconds(&harness) > 6.0).await;
+    harness.set_outbox(Environment::Staging, None).await;
+    until("no lag", async || lag_seconds(&harness) < 1.0).await;
     service.stop().await;
+}
+
+/// The gauge that is alerted on.
+fn lag_seconds(harness: &Harness) -> f64 {
+    let shown = harness.metrics.render();
+    let line = shown.lines().find(|line| line.starts_with("realtime_outbox_lag_seconds")).expect(&shown);
+    line.rsplit_once(' ').unwrap().1.parse().unwrap()
 }
