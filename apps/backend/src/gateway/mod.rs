@@ -4,6 +4,7 @@
 //! comes from the hub into each connection's outbox, nor of databases.
 
 pub mod channels;
+mod connection;
 mod cursor;
 mod driver;
 mod encode;
@@ -41,6 +42,7 @@ use axum::{
     routing::get,
 };
 use channels::Channels;
+use connection::{Admitted, Connection};
 use database::{
     Pool,
     tables::{
@@ -51,7 +53,7 @@ use database::{
 use event_router::{CloseReason, Control, EventRouter, Hub, LiveMessage, Outbox, OutboxLimits, Routed};
 use metrics::{Metrics, Transport};
 use presence::Presence;
-use registry::{Admitted, Connection};
+
 use session::Session;
 use shared_config::Config;
 use shared_types::{ErrorKind, Problem, Scope, TopicName};

@@ -3,49 +3,32 @@
 //! Says to the lifecycle and to those who watch the traffic when one begins and ends.
 
 use super::{
+    connection::{Admitted, Connection},
     lifecycle::{ConnectionRecord, Lifecycle, reason_of},
     traffic::Traffic,
 };
 use crate::rates::Rates;
-use auth::{Authenticator, Identity};
+use auth::Authenticator;
 use dashmap::DashMap;
-use event_router::{CloseReason, Control, Outbox, ReplyTo, Subscription, Wanted, now_ms};
-use metrics::{Metrics, Transport};
-use parking_lot::Mutex;
-use serde_json::{Value, json};
+use event_router::{CloseReason, Outbox, Wanted, now_ms};
+use metrics::Metrics;
+use serde_json::Value;
 use shared_config::Networks;
-use shared_types::{ErrorKind, Problem, Scope, SubscriptionId, TopicName};
+use shared_types::{Problem, Scope};
 use std::{
-    collections::HashMap,
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long an expired token may be replaced before the connection ends.
-const GRACE_MS: i64 = 30_000;
 /// How often expiry is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// Over how long clients are told to reconnect when the server stops.
 const SPREAD: Duration = Duration::from_secs(5);
-
-/// Somebody who was let in: over what, from where, and as whom.
-pub struct Admitted {
-    /// Over what.
-    pub transport: Transport,
-    /// From where.
-    pub address: Option<IpAddr>,
-    /// What the client says it is.
-    pub user_agent: Option<Box<str>>,
-    /// Where what is written to it waits.
-    pub outbox: Arc<Outbox>,
-    /// As whom.
-    pub identity: Arc<Identity>,
-}
 
 /// What one client address may do.
 #[derive(Clone, Debug, Default)]
@@ -56,122 +39,6 @@ pub struct AddressLimits {
     pub handshakes_per_minute: Option<u32>,
     /// Addresses to which none of this applies.
     pub exempt: Networks,
-}
-
-/// One connection that was let in.
-pub struct Connection {
-    /// Its id, by which others reach it.
-    pub socket_id: Arc<str>,
-    /// Where what is written to it waits.
-    pub outbox: Arc<Outbox>,
-    transport: Transport,
-    address: Option<IpAddr>,
-    user_agent: Option<Box<str>>,
-    since_ms: i64,
-    /// When it was last written down for those who find this instance dead.
-    noted_ms: AtomicI64,
-    identity: Mutex<Arc<Identity>>,
-    warned: AtomicBool,
-    /// Its subscriptions.
-    pub subscriptions: Mutex<HashMap<SubscriptionId, Arc<Subscription>>>,
-    /// The channels that it has joined.
-    pub channels: Mutex<Vec<TopicName>>,
-}
-
-impl Connection {
-    /// As whom others see it: the token's subject, or else the socket's id.
-    pub fn client_id(&self) -> String {
-        self.identity.lock().sub.as_deref().unwrap_or(&self.socket_id).to_owned()
-    }
-
-    /// Who it is, for those who watch the traffic.
-    pub fn who(&self) -> Value {
-        json!({ "socketId": &*self.socket_id, "clientId": self.client_id() })
-    }
-
-    fn record(&self) -> ConnectionRecord {
-        let scope = self.identity.lock().scope.clone();
-        ConnectionRecord {
-            application: scope.application().clone(),
-            environment: scope.environment(),
-            socket_id: self.socket_id.to_string(),
-            client_id: self.client_id(),
-            transport: self.transport.label().to_owned(),
-            address: self.address.map(|address| address.to_string()),
-            user_agent: self.user_agent.as_deref().map(str::to_owned),
-            connected_at: self.since_ms,
-            noted_at: self.noted_ms.load(Ordering::Relaxed),
-        }
-    }
-
-    fn is_wanted(&self, wanted: &Wanted) -> bool {
-        let is = |given: &Option<String>, own: &dyn Fn(&str) -> bool| given.as_deref().is_none_or(own);
-        is(&wanted.transport, &|transport| transport == self.transport.label())
-            && is(&wanted.client_id, &|client| client == self.client_id())
-            && is(&wanted.address, &|given| self.address.is_some_and(|own| own.to_string() == given))
-            && is(&wanted.channel, &|channel| self.channels.lock().iter().any(|own| own.as_str() == channel))
-            && is(&wanted.topic, &|topic| {
-                self.subscriptions.lock().values().any(|own| own.key.topic.as_str() == topic)
-            })
-    }
-
-    fn describe(&self, now: i64) -> Value {
-        let subscriptions = self.subscriptions.lock();
-        let live = subscriptions.values().filter(|one| !one.failed.load(Ordering::Relaxed)).count();
-        json!({
-            "socketId": &*self.socket_id,
-            "clientId": self.client_id(),
-            "transport": self.transport.label(),
-            "address": self.address,
-            "userAgent": self.user_agent,
-            "channels": self.channels.lock().iter().map(TopicName::as_str).collect::<Vec<_>>(),
-            "subscriptions": live,
-            "connectedAt": self.since_ms,
-            "uptimeMs": (now - self.since_ms).max(0),
-        })
-    }
-
-    /// As in the table, and each subscription.
-    fn describe_whole(&self) -> Value {
-        let mut whole = self.describe(now_ms());
-        let subscriptions = self.subscriptions.lock();
-        let mut each: Vec<&Arc<Subscription>> =
-            subscriptions.values().filter(|one| !one.failed.load(Ordering::Relaxed)).collect();
-        each.sort_by(|a, b| a.id.as_str().cmp(b.id.as_str()));
-        let each = each.into_iter().map(|one| {
-            json!({
-                "subscriptionId": one.id,
-                "topic": one.key.topic,
-                "filter": one.filter.to_json(),
-                "returnMode": one.mode.as_str(),
-            })
-        });
-        whole["subscriptionList"] = each.collect();
-        whole
-    }
-
-    /// As whom it acts now.
-    pub fn identity(&self) -> Arc<Identity> {
-        self.identity.lock().clone()
-    }
-
-    /// Lets it act under a new token from now on.
-    pub fn replace_identity(&self, identity: Arc<Identity>) {
-        *self.identity.lock() = identity;
-        self.warned.store(false, Ordering::Relaxed);
-    }
-
-    /// Says once that the token has expired, and closes the connection when the time to replace it is over.
-    fn check_expiry(&self, now: i64) {
-        let expired_for = now - self.identity.lock().expires_at_ms;
-        if expired_for >= GRACE_MS {
-            self.outbox.close(CloseReason::TokenExpired);
-        } else if expired_for >= 0 && !self.warned.swap(true, Ordering::Relaxed) {
-            let message = "the token has expired; send auth:refresh within 30 s";
-            let problem = Problem::new(ErrorKind::Unauthenticated, "TOKEN_EXPIRED", message);
-            self.outbox.control(ReplyTo::Nothing, Control::Failed(problem));
-        }
-    }
 }
 
 /// All connections of this process.
@@ -277,21 +144,8 @@ impl Registry {
 
     /// Enters a connection that was let in.
     pub fn enter(self: &Arc<Self>, socket_id: String, admitted: Admitted) -> Entered {
-        let Admitted { transport, address, user_agent, outbox, identity } = admitted;
-        let since_ms = now_ms();
-        let connection = Arc::new(Connection {
-            socket_id: socket_id.into(),
-            outbox,
-            transport,
-            address,
-            user_agent,
-            since_ms,
-            noted_ms: AtomicI64::new(since_ms),
-            identity: Mutex::new(identity),
-            warned: AtomicBool::new(false),
-            subscriptions: Mutex::default(),
-            channels: Mutex::default(),
-        });
+        let transport = admitted.transport;
+        let connection = Arc::new(Connection::new(socket_id, admitted));
         self.connections.insert(connection.socket_id.clone(), connection.clone());
         self.metrics.connection_opened(transport);
         let record = connection.record();
@@ -306,8 +160,7 @@ impl Registry {
     /// Writes all connections down anew, because others have taken this instance for dead, and said that they ended.
     pub fn note_again(&self) {
         for connection in &self.connections {
-            connection.noted_ms.store(now_ms(), Ordering::Relaxed);
-            self.lifecycle.connected(&connection.record());
+            self.lifecycle.connected(&connection.noted_anew());
         }
     }
 
@@ -323,13 +176,12 @@ impl Registry {
     /// A connection of the scope, by its socket's id.
     pub fn find(&self, scope: &Scope, socket_id: &str) -> Option<Arc<Connection>> {
         let connection = self.connections.get(socket_id)?.clone();
-        let is_theirs = connection.identity.lock().scope == *scope;
-        is_theirs.then_some(connection)
+        connection.is_of(scope).then_some(connection)
     }
 
     /// How many connections of the scope are wanted, and what is known of the first of them, by socket.
     pub fn table(&self, scope: &Scope, wanted: &Wanted) -> (u64, Vec<Value>) {
-        let theirs = self.connections.iter().filter(|one| one.identity.lock().scope == *scope);
+        let theirs = self.connections.iter().filter(|one| one.is_of(scope));
         let mut found: Vec<Arc<Connection>> =
             theirs.filter(|one| one.is_wanted(wanted)).map(|one| one.clone()).collect();
         let count = found.len() as u64;
@@ -420,7 +272,7 @@ impl Drop for Entered {
             registry.metrics.slow_consumers.inc();
         }
         registry.connections.remove(&connection.socket_id);
-        registry.metrics.connection_closed(connection.transport);
+        registry.metrics.connection_closed(connection.transport());
         let (record, reason) = (connection.record(), reason_of(&reason));
         registry.lifecycle.disconnected(&record, reason);
         registry.note_end(&record, reason);

@@ -3,18 +3,22 @@
 //! True of every transport: codecs turn their messages into [`Request`]s and write what comes into the outbox.
 
 mod channels;
+mod rate;
 
 pub use channels::{broadcast_members, saying};
 
 use super::{
-    Gateway, SessionLimits, encode,
-    registry::{Connection, Entered, happened},
+    Gateway, SessionLimits,
+    connection::Connection,
+    encode,
+    registry::{Entered, happened},
     request::{HistoryRequest, PublishRequest, Request, SubscribeRequest},
 };
 use auth::Identity;
 use event_log::{HistoryQuery, Identity as Repeats, PageLimit, Reach, Start, TopicKey};
 use event_router::{CloseReason, Control, ReplyTo, RouteReport, Routed, Subscribe, Subscription, project};
 use presence::Place;
+use rate::{Admission, Rate};
 use serde_json::Value;
 use shared_types::{Draft, ErrorKind, Problem, ReturnMode, Source, SubscriptionId, TopicName, rights::Verb};
 use std::{
@@ -23,12 +27,9 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 use tokio::time::Instant;
 
-/// Messages above the rate for longer than this close the connection.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of one answer to `history`.
 const HISTORY_BYTES: usize = 1 << 20;
 
@@ -42,44 +43,11 @@ pub struct Session {
     limits: SessionLimits,
 }
 
-/// A token bucket, and since when it has been empty.
-struct Rate {
-    tokens: f64,
-    filled_at: Instant,
-    over_since: Option<Instant>,
-}
-
-/// What a message meets at the rate limit.
-enum Admission {
-    Admitted,
-    Refused,
-    Closed,
-}
-
-impl Rate {
-    fn admit(&mut self, per_second: f64, burst: f64, now: Instant) -> Admission {
-        let elapsed = now.duration_since(self.filled_at).as_secs_f64();
-        self.tokens = (self.tokens + elapsed * per_second).min(burst);
-        self.filled_at = now;
-        if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
-            // A client that only just stays under the limit again has not come to rest yet.
-            if self.tokens > burst / 10.0 {
-                self.over_since = None;
-            }
-            return Admission::Admitted;
-        }
-        let since = *self.over_since.get_or_insert(now);
-        if now.duration_since(since) > PATIENCE { Admission::Closed } else { Admission::Refused }
-    }
-}
-
 impl Session {
     /// The session of a connection that was let in.
     pub fn new(gateway: Arc<Gateway>, entered: Entered) -> Self {
         let limits = gateway.limits_of(&entered.connection.identity().scope);
-        let tokens = f64::from(limits.message_burst);
-        let rate = Rate { tokens, filled_at: Instant::now(), over_since: None };
+        let rate = Rate::full(limits.message_burst, Instant::now());
         Self { gateway, entered, places: HashSet::new(), rate, limits }
     }
 
@@ -365,39 +333,4 @@ pub fn publication(identity: &Identity, request: PublishRequest) -> Result<Route
 /// The handshake's refusal of somebody whose token may be good, but for elsewhere.
 pub fn refused_origin(origin: &str) -> Problem {
     Problem::new(ErrorKind::Forbidden, "ORIGIN_NOT_ALLOWED", format!("origin {origin} is not allowed here"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_client_over_the_rate_is_refused_and_in_the_end_closed() {
-        let begun = Instant::now();
-        let mut rate = Rate { tokens: 200.0, filled_at: begun, over_since: None };
-        let mut refused = 0;
-        for tick in 0..2_000u32 {
-            match rate.admit(100.0, 200.0, begun + Duration::from_millis(5) * tick) {
-                Admission::Admitted => {}
-                Admission::Refused => refused += 1,
-                Admission::Closed => {
-                    assert!((400..=600).contains(&refused), "about half of 5 s at 200/s: {refused}");
-                    return;
-                }
-            }
-        }
-        panic!("twice the rate for 10 s must close the connection");
-    }
-
-    #[test]
-    fn a_burst_is_let_through_and_forgotten() {
-        let begun = Instant::now();
-        let mut rate = Rate { tokens: 200.0, filled_at: begun, over_since: None };
-        for _ in 0..200 {
-            assert!(matches!(rate.admit(100.0, 200.0, begun), Admission::Admitted));
-        }
-        assert!(matches!(rate.admit(100.0, 200.0, begun), Admission::Refused));
-        assert!(matches!(rate.admit(100.0, 200.0, begun + Duration::from_secs(9)), Admission::Admitted));
-        assert!(rate.over_since.is_none());
-    }
 }

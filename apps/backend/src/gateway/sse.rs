@@ -3,11 +3,13 @@
 //! Each stream is a session with one subscription a topic. A task of its own writes into the response's body, pages
 //! through recovery at the connection's pace, and ends with it.
 
+mod wish;
+
 use super::{
     Gateway, Handshake,
     cursor::Cursor,
     encode,
-    request::{Request, channels::channel_name},
+    request::Request,
     session::{Session, may_receive},
 };
 use auth::Identity;
@@ -24,38 +26,21 @@ use event_router::{
 };
 use metrics::Transport;
 use serde_json::{Value, json};
-use shared_types::{Filter, Position, Problem, ReturnMode, SubscriptionId, TopicName, rights::Verb};
+use shared_types::{Position, Problem, ReturnMode, SubscriptionId, TopicName, rights::Verb};
 use std::{
     fmt::Write as _,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 use tokio::{sync::mpsc, time::Instant};
+use wish::Wish;
 
-/// How often streams of channels of each type say that they are alive; `system` counts for all other names.
-const HEARTBEATS: [(&str, Duration); 5] = [
-    ("project", Duration::from_secs(30)),
-    ("session", Duration::from_secs(30)),
-    ("organization", Duration::from_secs(60)),
-    ("user", Duration::from_secs(30)),
-    (SYSTEM, Duration::from_secs(60)),
-];
-const SYSTEM: &str = "system";
 /// Bytes written in one piece.
 const BATCH: usize = 64 << 10;
 /// Pieces that may wait for the connection, before the outbox fills.
 const PIECES: usize = 4;
 /// Messages that may come before the stream has begun.
 const HELD: usize = 10_000;
-
-/// What a client asks of a stream.
-struct Wish {
-    topics: Vec<TopicName>,
-    channels: Vec<TopicName>,
-    filter: Filter,
-    mode: ReturnMode,
-    cursor: Cursor,
-}
 
 /// Answers `GET /api/stream`.
 pub async fn stream(
@@ -108,54 +93,6 @@ pub fn event_stream(body: Body) -> Response {
     (StatusCode::OK, headers, body).into_response()
 }
 
-impl Wish {
-    fn read(handshake: &Handshake, headers: &HeaderMap, most: usize) -> Result<Self, Problem> {
-        let mut wish = Self {
-            topics: Vec::new(),
-            channels: Vec::new(),
-            filter: Filter::default(),
-            mode: ReturnMode::default(),
-            cursor: Cursor::default(),
-        };
-        let mut since = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
-        for (name, value) in &handshake.query {
-            match name.as_str() {
-                "topic" => {
-                    let topic = TopicName::parse(value)?;
-                    if !wish.topics.contains(&topic) {
-                        wish.topics.push(topic);
-                    }
-                }
-                "channel" => {
-                    let channel = channel_name(value)?;
-                    if !wish.channels.contains(&channel) {
-                        wish.channels.push(channel);
-                    }
-                }
-                "filter" => {
-                    let filter: Value = serde_json::from_str(value)
-                        .map_err(|error| Problem::field("filter", format!("must be JSON: {error}")))?;
-                    wish.filter = Filter::parse(&filter)?;
-                }
-                "returnMode" => wish.mode = value.parse()?,
-                "since" => since = Some(value.clone()),
-                "token" => {}
-                other => return Err(Problem::field(other, "is not known here")),
-            }
-        }
-        if wish.topics.is_empty() && wish.channels.is_empty() {
-            return Err(Problem::field("topic", "a topic or a channel is required, once or more"));
-        }
-        if wish.topics.len() > most {
-            return Err(Problem::limit(format!("at most {most} topics a stream")));
-        }
-        if let Some(since) = since.filter(|since| !since.is_empty()) {
-            wish.cursor = Cursor::decode(&since)?;
-        }
-        Ok(wish)
-    }
-}
-
 /// One stream at work.
 struct Stream {
     gateway: Arc<Gateway>,
@@ -193,7 +130,7 @@ impl Stream {
             })
         });
         subscriptions.for_each(|subscription| session.hold(identity, subscription));
-        let beat = heartbeat(wish.topics.iter().chain(&wish.channels));
+        let beat = wish.heartbeat();
         Self {
             gateway,
             session,
@@ -386,35 +323,6 @@ impl Stream {
         let subscription = self.session.connection().subscriptions.lock().get(&id).cloned();
         if more && let Some(subscription) = subscription {
             self.subscribe(subscription, Some(position)).await;
-        }
-    }
-}
-
-/// How often a stream of `names` says that it is alive: as often as the type with the shortest time asks.
-fn heartbeat<'n>(names: impl Iterator<Item = &'n TopicName>) -> Duration {
-    let of = |wanted: &str| HEARTBEATS.iter().find(|(kind, _)| *kind == wanted).map(|(_, every)| *every);
-    let each = names.filter_map(|name| {
-        let kind = name.as_str().split_once(':').map_or("", |(kind, _)| kind);
-        of(kind).or_else(|| of(SYSTEM))
-    });
-    each.min().unwrap_or(Duration::from_secs(30))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_shortest_heartbeat_of_all_types_holds() {
-        let beat = |names: &[&str]| {
-            let names: Vec<TopicName> = names.iter().map(|name| TopicName::from_stored(name)).collect();
-            heartbeat(names.iter()).as_secs()
-        };
-        assert_eq!(beat(&["project:7"]), 30);
-        assert_eq!(beat(&["chat:7", "organization:1"]), 60);
-        assert_eq!(beat(&["organization:7", "user:1"]), 30);
-        for other in ["order.updated", "chat:room1", "project.7", "project"] {
-            assert_eq!(beat(&[other]), beat(&["system:x"]), "{other}");
         }
     }
 }
