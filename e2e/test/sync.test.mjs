@@ -63,7 +63,8 @@ describe('documents', () => {
       [2, 'updated'],
       [1, 'created'],
     ]);
-    assert.equal(await sync.delete('session', made.id), undefined);
+    const gone = await sync.delete('session', made.id);
+    assert.deepEqual([gone.revision, gone.deleted, gone.data], [6, true, replaced.data]);
     assert.equal((await refused(sync.get('session', made.id))).code, 'NOT_FOUND');
     const restored = await sync.restore('session', made.id, 3);
     assert.deepEqual([restored.revision, restored.data], [7, mutated.data]);

@@ -19,6 +19,8 @@ export interface SyncDocument<Data = Record<string, unknown>> {
   updatedAt: number;
   /** When it is deleted by itself, in Unix milliseconds. */
   expiresAt?: number;
+  /** True in the answer to its deletion, which says what it said last. */
+  deleted?: boolean;
 }
 
 /** One operation of `mutate`; `path` is a JSON pointer, e.g. `/items/0/count`. */
@@ -167,11 +169,15 @@ export class SyncClient {
     return this.write({ method: 'POST', path: `${place(service, id)}/mutate`, headers: asking(durability), body });
   }
 
-  /** Deletes a document. Its revisions are kept for a while: `restore` brings it back. */
-  async delete(service: string, id: string, options?: number | SyncWriteOptions): Promise<void> {
+  /** Deletes a document; answers what it said last. Its revisions are kept for a while: `restore` brings it back. */
+  async delete<Data = Record<string, unknown>>(
+    service: string,
+    id: string,
+    options?: number | SyncWriteOptions,
+  ): Promise<SyncDocument<Data>> {
     const { expectedRevision, durability } = read(options);
     const query = { expectedRevision };
-    await this.rest.send({ method: 'DELETE', path: place(service, id), query, headers: asking(durability) });
+    return this.write({ method: 'DELETE', path: place(service, id), query, headers: asking(durability) });
   }
 
   /** The documents of a service, by id, page by page. */

@@ -44,7 +44,7 @@ describe('sync', () => {
     });
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/behind/a/proxy`;
-    client = new RealtimeClient({ url, token: 'first', autoConnect: false, requestTimeout: 300 });
+    client = new RealtimeClient({ url, token: 'first', autoConnect: false });
   });
 
   afterEach(async () => {
@@ -79,7 +79,7 @@ describe('sync', () => {
     await sync.merge('session', 'one', { notes: 'x' });
     await sync.mutate('session', 'one', { status: 'ended' }, 5);
     await sync.mutate('session', 'one', [{ op: 'increment', path: '/n', value: 1 }], { durability: 'committed' });
-    await sync.delete('session', 'one', 6);
+    expect(await sync.delete('session', 'one', 6)).toEqual(DOCUMENT);
     await sync.restore('session', 'one', 2);
     const base = '/behind/a/proxy/api/sync/session/documents';
     expect(calls.map(({ method, url, body }) => [method, url, body])).toEqual([
@@ -139,7 +139,9 @@ describe('sync', () => {
 
   it('says what it cannot know, and what it was not given', async () => {
     answer = () => undefined;
-    expect((await failure(client.sync.get('session', 'one'))).code).toBe('TIMEOUT');
+    const hasty = new RealtimeClient({ url, token: 'first', autoConnect: false, requestTimeout: 50 });
+    expect((await failure(hasty.sync.get('session', 'one'))).code).toBe('TIMEOUT');
+    hasty.destroy();
     answer = (_, response) => response.destroy();
     expect((await failure(client.sync.get('session', 'one'))).code).toBe('CONNECTION_LOST');
     answer = respond(502, '<html>bad gateway</html>');
