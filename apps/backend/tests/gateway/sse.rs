@@ -115,7 +115,7 @@ async fn a_wrong_query_is_refused() {
     let token = service();
     let long = "a".repeat(256);
     type Query<'a> = &'a [(&'a str, &'a str)];
-    let cases: [(Query<'_>, u16, &str); 11] = [
+    let cases: [(Query<'_>, u16, &str); 13] = [
         (&[], 400, "VALIDATION_FAILED"),
         (&[("topic", "")], 400, "INVALID_TOPIC"),
         (&[("topic", "a b")], 400, "INVALID_TOPIC"),
@@ -127,6 +127,8 @@ async fn a_wrong_query_is_refused() {
         (&[("topic", "a.b"), ("since", "nonsense!")], 400, "INVALID_CURSOR"),
         (&[("topic", "a.b"), ("since", "bm9uc2Vuc2U")], 400, "INVALID_CURSOR"),
         (&[("topic", "a.b"), ("extra", "1")], 400, "VALIDATION_FAILED"),
+        (&[("topic", "a.b"), ("filter", "{}"), ("filter", "{}")], 400, "VALIDATION_FAILED"),
+        (&[("topic", "a.b"), ("returnMode", "full"), ("returnMode", "diff")], 400, "VALIDATION_FAILED"),
     ];
     for (parameters, status, code) in cases {
         let mut query = parameters.to_vec();

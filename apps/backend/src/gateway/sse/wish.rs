@@ -44,7 +44,11 @@ impl Wish {
             cursor: Cursor::default(),
         };
         let mut since = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
-        for (name, value) in &handshake.query {
+        for (at, (name, value)) in handshake.query.iter().enumerate() {
+            let may_repeat = matches!(name.as_str(), "topic" | "channel");
+            if !may_repeat && handshake.query[..at].iter().any(|(other, _)| other == name) {
+                return Err(Problem::field(name.as_str(), "comes twice"));
+            }
             match name.as_str() {
                 "topic" => {
                     let topic = TopicName::parse(value)?;
