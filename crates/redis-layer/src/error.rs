@@ -28,11 +28,12 @@ pub enum RedisError {
 }
 
 /// Answers of the server that pass by themselves or by an operator's hand.
-const PASSING: [&str; 11] = [
+const PASSING: [&str; 12] = [
     "LOADING",
     "BUSY",
     "OOM",
     "MISCONF",
+    "NOPERM",
     "READONLY",
     "MASTERDOWN",
     "NOREPLICAS",
@@ -91,6 +92,7 @@ mod tests {
     fn a_shortage_passes_and_a_wrong_script_does_not() {
         assert!(matches!(answered("OOM command not allowed"), RedisError::Unavailable(_)));
         assert!(matches!(answered("MISCONF Redis is configured to"), RedisError::Unavailable(_)));
+        assert!(matches!(answered("NOPERM this user has no permissions"), RedisError::Unavailable(_)));
         assert!(matches!(answered("NOSCRIPT No matching script."), RedisError::UnknownScript));
         let unrouted = answered("Failed to route command.");
         assert_eq!(unrouted.to_string(), "Redis is unavailable: a node is not connected");

@@ -7,6 +7,7 @@ use super::{
     tally::Due,
 };
 use crate::{
+    condition::SHORT,
     connection::{Link, linked, on_key, run_script},
     error::RedisError,
     generation::Settled,
@@ -17,7 +18,8 @@ use fred::{interfaces::ClientLike, types::Value};
 use futures::{StreamExt, stream};
 use sqlx::PgPool;
 use std::{
-    sync::{Arc, atomic::Ordering},
+    cmp::Ordering,
+    sync::{Arc, atomic},
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
@@ -34,8 +36,7 @@ const SOURCES: u32 = 5;
 const UNREAD: i64 = 100;
 /// Trims under way at a time.
 const AT_ONCE: usize = 16;
-/// The share of the server's memory, in percent, from which histories are kept shorter, and below which longer again.
-const SHORT: u64 = 80;
+/// The share of the server's memory, in percent, below which histories are kept longer again.
 const AMPLE: u64 = 70;
 /// Histories are halved at most this often.
 const HALVINGS: u32 = 10;
@@ -105,13 +106,13 @@ impl Upkeep {
         } else if share < AMPLE && self.halvings > 0 && self.round.is_multiple_of(30) {
             self.halvings -= 1;
         }
-        if self.halvings != before {
-            tracing::warn!(
-                redis.memory_percent = share,
-                log.halvings = self.halvings,
-                "histories are kept shorter"
-            );
-        }
+        let message = match self.halvings.cmp(&before) {
+            Ordering::Greater => "histories are kept half as long, because redis is short of memory",
+            Ordering::Less if self.halvings == 0 => "histories are kept as long as they are to be again",
+            Ordering::Less => "histories are kept twice as long again",
+            Ordering::Equal => return false,
+        };
+        tracing::warn!(redis.memory_percent = share, log.halvings = self.halvings, "{message}");
         self.halvings > before
     }
 
@@ -177,7 +178,7 @@ impl Upkeep {
         let bytes: u64 = futures::future::try_join_all(all).await?.into_iter().sum();
         let limit = self.shore.settings.backlog_bytes;
         let is_full = bytes > limit;
-        self.shore.full.store(is_full, Ordering::Relaxed);
+        self.shore.full.store(is_full, atomic::Ordering::Relaxed);
         let share = bytes as f64 / limit.max(1) as f64;
         self.shore.metrics.log_backlog_ratio.set(share);
         let Some(news) = self.backlog.measured(share, is_full) else { return Ok(()) };

@@ -49,7 +49,7 @@ pub struct Seen {
     /// The nodes; none while they cannot be reached.
     pub nodes: Vec<Node>,
     /// Why there is no settled generation.
-    pub trouble: Option<String>,
+    pub trouble: Option<RedisError>,
 }
 
 /// What the rest of the layer knows of the generation.
@@ -80,7 +80,7 @@ impl Guard {
         let found = tokio::time::timeout(patience, settled.wait_for(Option::is_some)).await;
         match found {
             Ok(Ok(settled)) => settled.clone().ok_or_else(not_settled),
-            _ => Err(RedisError::Unavailable(self.seen.lock().trouble.clone().unwrap_or_else(unknown))),
+            _ => Err(self.seen.lock().trouble.clone().unwrap_or_else(not_settled)),
         }
     }
 
@@ -109,12 +109,8 @@ impl Guard {
     }
 }
 
-fn unknown() -> String {
-    "its generation is not settled yet".to_owned()
-}
-
 fn not_settled() -> RedisError {
-    RedisError::Unavailable(unknown())
+    RedisError::Unavailable("its generation is not settled yet".to_owned())
 }
 
 /// Settles the generation, again whenever it is doubted, and writes down what was acknowledged, until `stop`.
@@ -163,8 +159,8 @@ impl Keeper {
                 self.say(None);
             }
             Err(error) => {
-                self.guard.seen.lock().trouble = Some(error.to_string());
                 self.say(Some(&error));
+                self.guard.seen.lock().trouble = Some(error);
                 tokio::time::sleep(RETRY).await;
             }
         }
@@ -240,8 +236,8 @@ impl Keeper {
             }
             // Scripts are unknown to a server that was started anew: it is looked at before it is used.
             Err(error) => {
-                *self.guard.seen.lock() = Seen { nodes: Vec::new(), trouble: Some(error.to_string()) };
                 self.say(Some(&error));
+                *self.guard.seen.lock() = Seen { nodes: Vec::new(), trouble: Some(error) };
             }
         }
     }
