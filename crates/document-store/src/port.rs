@@ -111,7 +111,7 @@ pub trait DocumentStore: Send + Sync {
     ) -> BoxFuture<'_, Result<RevisionPage, StoreError>>;
 
     /// Documents of all tenants whose time had come at `now_ms` and which are not deleted, the earliest first, at
-    /// most `limit`.
+    /// most `limit`. What was written a moment ago may be found, or not be found any more, by a later call only.
     fn due(&self, now_ms: i64, limit: usize) -> BoxFuture<'_, Result<Vec<DocumentKey>, StoreError>>;
 
     /// Forgets a portion of the revisions of before `before_ms`; answers how many, 0 where none is left. What a flush that

@@ -72,6 +72,7 @@ impl DocumentArchive for PostgresArchive {
 }
 
 async fn load(pool: &PgPool, keys: &[DocumentKey]) -> Result<Vec<Archived>, sqlx::Error> {
+    let mut tx = pool.begin_with(keyed::BEGIN).await?;
     let rows = sqlx::query(
         "select application_id, environment, service, id, e.application_id is not null as has_scope, \
                 d.id is not null as is_there, d.revision, d.data, d.deleted, d.created_at, d.updated_at, d.expires_at \
@@ -84,8 +85,9 @@ async fn load(pool: &PgPool, keys: &[DocumentKey]) -> Result<Vec<Archived>, sqlx
     .bind(keys.iter().map(|key| key.scope.environment().as_str()).collect::<Vec<_>>())
     .bind(keys.iter().map(|key| key.service.as_str()).collect::<Vec<_>>())
     .bind(keys.iter().map(|key| key.id.as_str()).collect::<Vec<_>>())
-    .fetch_all(pool)
+    .fetch_all(&mut *tx)
     .await?;
+    tx.commit().await?;
     rows.iter().map(archived).collect()
 }
 

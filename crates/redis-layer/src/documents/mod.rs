@@ -3,7 +3,8 @@
 //! Owns the `syncdoc:data` and `syncdoc:unflushed` keys. Redis holds the truth while a document is hot: one lane a
 //! partition applies edits and writes document, revisions and events in one atomic step (`lane`); what was written is
 //! flushed to the archive right after that (`parting`), and by the sweep where that did not happen (`sweep`). Reading a
-//! single document goes to Redis; lists and revisions are read from the archive, behind a flush of what they would lack.
+//! single document goes to Redis; lists and revisions are read from the archive, behind a flush of what they would lack,
+//! and what is due as it stands there.
 
 mod batch;
 mod cache;
@@ -25,7 +26,7 @@ use document_store::{
     RevisionPage, RevisionQuery, ServiceKey, StoreError,
 };
 use event_log::TopicKey;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::BoxFuture;
 use group::{Task, Work};
 use lane::{Command, Lane};
 use parting::Parting;
@@ -103,7 +104,7 @@ impl RedisDocumentStore {
         let ground = Arc::new(Ground { shore, archive, ttl, is_failing: AtomicBool::new(false) });
         let (lanes, queues): (Vec<_>, Vec<_>) = Partition::all().map(|_| mpsc::channel(QUEUE)).unzip();
         let lanes: Arc<[mpsc::Sender<Command>]> = lanes.into();
-        let (parting, flusher) = parting::start(ground.clone(), lanes.clone());
+        let (parting, flusher, parted) = parting::start(ground.clone(), lanes.clone());
         let remembered = Arc::default();
         for (partition, queue) in Partition::all().zip(queues) {
             let (parting, remembered): (Parting, Arc<cache::Remembered>) =
@@ -111,8 +112,9 @@ impl RedisDocumentStore {
             let lane = Lane::new(partition, ground.clone(), queue, parting, remembered, user.clone());
             tasks.spawn(lane.run(stop.clone()));
         }
-        tasks.spawn(Sweep::new(ground.clone(), lanes.clone()).run(stop.clone()));
-        let last = Sweep::new(ground.clone(), lanes.clone());
+        drop(parting);
+        tasks.spawn(Sweep::new(ground.clone(), lanes.clone(), parted.clone()).run(stop.clone()));
+        let last = Sweep::new(ground.clone(), lanes.clone(), parted);
         tasks.spawn(async move {
             let too_late = async {
                 stop.cancelled().await;
@@ -193,12 +195,7 @@ impl DocumentStore for RedisDocumentStore {
     }
 
     fn due(&self, now_ms: i64, limit: usize) -> BoxFuture<'_, Result<Vec<DocumentKey>, StoreError>> {
-        Box::pin(async move {
-            let all = Partition::all()
-                .map(|partition| sweep::flush_partition(&self.ground, &self.lanes, partition, |_| true));
-            try_join_all(all).await?;
-            self.ground.archive.due(now_ms, limit).await
-        })
+        self.ground.archive.due(now_ms, limit)
     }
 
     fn forget_revisions(&self, before_ms: i64) -> BoxFuture<'_, Result<u64, StoreError>> {

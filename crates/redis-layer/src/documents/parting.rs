@@ -1,29 +1,29 @@
-//! From what was written to the archive: what lanes part with is flushed in batches, a few milliseconds later.
+//! From what was written to the archive: what lanes part with waits here by document, is flushed in batches a few
+//! milliseconds later, and where more is written than the archive takes, each document's writes gather meanwhile.
 //!
 //! What finds no room here, or cannot be flushed, is not lost: Redis holds it as unflushed, and the sweep finds it.
 
 use super::{Ground, flush, lane::Command};
-use document_store::{Document, DocumentKey, Revision, StoreError, Unflushed};
+use document_store::{Document, DocumentKey, KEPT_REVISIONS, Revision, StoreError, Unflushed};
+use parking_lot::Mutex;
 use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
-/// Parts that may wait to be flushed.
-const QUEUE: usize = 4_096;
 /// Bytes that may wait to be flushed.
 const WAITING_BYTES: usize = 64 << 20;
 /// Documents in one transaction at most.
 pub const DOCUMENTS: usize = 512;
 /// Bytes in one transaction, beyond which no further document joins.
 const BYTES: usize = 8 << 20;
-/// How long what nobody waits for is held back, so that more goes with it.
-const LINGER: Duration = Duration::from_millis(4);
+/// How long what nobody waits for is held back, so that more goes with it: as long as the last flush took, so that
+/// flushing takes half of the time at most, but no less and no more than this.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(100));
+/// How many documents may wait before it is flushed without pauses.
+const BEHIND: usize = 8 * DOCUMENTS;
 
 /// Somebody who waits for a document to be committed.
 pub type Wanted = (Arc<Document>, oneshot::Sender<Result<Document, StoreError>>);
@@ -38,30 +38,142 @@ pub struct Flush {
     pub wanted: Vec<Wanted>,
 }
 
-impl Flush {
-    fn bytes(&self) -> usize {
-        let revisions: usize = self.revisions.iter().map(|r| r.diff.as_str().len() + r.undo.len()).sum();
-        self.document.data.as_str().len() + revisions
+/// What waits of one document.
+struct Part {
+    unflushed: Unflushed,
+    wanted: Vec<Wanted>,
+    bytes: usize,
+}
+
+impl Part {
+    fn new(flush: Flush) -> Self {
+        let Flush { document, revisions, wanted } = flush;
+        let bytes = document.data.as_str().len() + bytes_of(&revisions);
+        Self { unflushed: Unflushed { document: (*document).clone(), revisions }, wanted, bytes }
+    }
+
+    /// Adds what was written later. Of the revisions no more wait than are kept, here as in Redis.
+    fn add(&mut self, flush: Flush) {
+        let Flush { document, revisions, wanted } = flush;
+        let Unflushed { document: before, revisions: waiting } = &mut self.unflushed;
+        self.bytes += document.data.as_str().len() + bytes_of(&revisions);
+        self.bytes -= before.data.as_str().len();
+        *before = (*document).clone();
+        waiting.extend(revisions);
+        let beyond = waiting.len().saturating_sub(KEPT_REVISIONS as usize);
+        self.bytes -= bytes_of(&waiting[..beyond]);
+        waiting.drain(..beyond);
+        self.wanted.extend(wanted);
+    }
+}
+
+fn bytes_of(revisions: &[Revision]) -> usize {
+    revisions.iter().map(|revision| revision.diff.as_str().len() + revision.undo.len()).sum()
+}
+
+/// What waits, by document.
+#[derive(Default)]
+struct Parts {
+    parts: HashMap<DocumentKey, Part>,
+    /// Documents in the order in which they came; some may be gone.
+    order: VecDeque<DocumentKey>,
+    /// Those that somebody waits for, which go first.
+    urgent: VecDeque<DocumentKey>,
+    bytes: usize,
+}
+
+impl Parts {
+    fn add(&mut self, flush: Flush) {
+        let (key, is_wanted) = (flush.document.key.clone(), !flush.wanted.is_empty());
+        match self.parts.get_mut(&key) {
+            Some(part) => {
+                let (bytes, was_wanted) = (part.bytes, !part.wanted.is_empty());
+                part.add(flush);
+                self.bytes = self.bytes + part.bytes - bytes;
+                if is_wanted && !was_wanted {
+                    self.urgent.push_back(key);
+                }
+            }
+            None => {
+                let part = Part::new(flush);
+                self.bytes += part.bytes;
+                let queue = if is_wanted { &mut self.urgent } else { &mut self.order };
+                queue.push_back(key.clone());
+                self.parts.insert(key, part);
+            }
+        }
+        if self.order.len() > 2 * self.parts.len() + DOCUMENTS {
+            self.order.retain(|key| self.parts.contains_key(key));
+        }
+    }
+
+    /// Takes as much as one transaction holds.
+    fn take(&mut self) -> Vec<Part> {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while taken.len() < DOCUMENTS
+            && bytes < BYTES
+            && let Some(key) = self.urgent.pop_front().or_else(|| self.order.pop_front())
+        {
+            if let Some(part) = self.parts.remove(&key) {
+                bytes += part.bytes;
+                taken.push(part);
+            }
+        }
+        self.bytes -= bytes;
+        taken
+    }
+}
+
+/// What waits, and who is told of it.
+#[derive(Default)]
+pub struct Waiting {
+    parts: Mutex<Parts>,
+    /// Rung where something waits.
+    given: Notify,
+    /// Rung where somebody waits for it.
+    urged: Notify,
+    /// Rung where there may be room again.
+    taken: Notify,
+}
+
+impl Waiting {
+    /// Whether something of this document waits.
+    pub fn holds(&self, key: &DocumentKey) -> bool {
+        self.parts.lock().parts.contains_key(key)
     }
 }
 
 /// The lanes' end.
 #[derive(Clone)]
 pub struct Parting {
-    queue: mpsc::Sender<Flush>,
-    bytes: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
+    /// Gone with the last lane.
+    _giver: mpsc::Sender<()>,
 }
 
 impl Parting {
     /// Hands on what was written; waits where somebody waits for it and there is no room.
     pub async fn give(&self, flush: Flush) {
-        let bytes = flush.bytes();
-        if !flush.wanted.is_empty() {
-            self.bytes.fetch_add(bytes, Ordering::Relaxed);
-            // Where the flusher is gone, those who wait are told by losing their answer.
-            let _ = self.queue.send(flush).await;
-        } else if self.bytes.load(Ordering::Relaxed) < WAITING_BYTES && self.queue.try_send(flush).is_ok() {
-            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let is_wanted = !flush.wanted.is_empty();
+        loop {
+            let taken = self.waiting.taken.notified();
+            tokio::pin!(taken);
+            taken.as_mut().enable();
+            {
+                let mut parts = self.waiting.parts.lock();
+                if parts.bytes < WAITING_BYTES {
+                    parts.add(flush);
+                    break;
+                }
+            }
+            if !is_wanted {
+                return;
+            }
+            taken.await;
+        }
+        self.waiting.given.notify_one();
+        if is_wanted {
+            self.waiting.urged.notify_one();
         }
     }
 }
@@ -70,75 +182,85 @@ impl Parting {
 pub struct Flusher {
     ground: Arc<Ground>,
     lanes: Arc<[mpsc::Sender<Command>]>,
-    queue: mpsc::Receiver<Flush>,
-    bytes: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
+    givers: mpsc::Receiver<()>,
 }
 
-/// Both ends.
-pub fn start(ground: Arc<Ground>, lanes: Arc<[mpsc::Sender<Command>]>) -> (Parting, Flusher) {
-    let (sender, queue) = mpsc::channel(QUEUE);
-    let bytes = Arc::new(AtomicUsize::new(0));
-    (Parting { queue: sender, bytes: bytes.clone() }, Flusher { ground, lanes, queue, bytes })
+/// Both ends, and what is between them.
+pub fn start(ground: Arc<Ground>, lanes: Arc<[mpsc::Sender<Command>]>) -> (Parting, Flusher, Arc<Waiting>) {
+    let (giver, givers) = mpsc::channel(1);
+    let waiting = Arc::<Waiting>::default();
+    let flusher = Flusher { ground, lanes, waiting: waiting.clone(), givers };
+    (Parting { waiting: waiting.clone(), _giver: giver }, flusher, waiting)
 }
 
 impl Flusher {
     /// Flushes until every lane has ended and nothing waits.
     pub async fn run(mut self) {
-        while let Some(first) = self.queue.recv().await {
-            let (documents, wanted) = self.gather(first).await;
-            let outcome = flush::flush(&self.ground, &self.lanes, documents).await;
-            for (document, reply) in wanted {
-                let answer = match &outcome {
-                    Ok(refused) if refused.contains(&document.key) => Err(refused_later()),
-                    Ok(_) => Ok((*document).clone()),
-                    Err(error) => Err(error.clone()),
-                };
-                // A caller that went away does not want its answer; what was committed stays.
-                drop(reply.send(answer));
+        let (mut pause, mut is_last) = (PAUSES.0, false);
+        loop {
+            let parts = self.waiting.parts.lock().take();
+            self.waiting.taken.notify_waiters();
+            if !parts.is_empty() {
+                let begun = Instant::now();
+                self.flush(parts).await;
+                pause = begun.elapsed().clamp(PAUSES.0, PAUSES.1);
+            } else if is_last {
+                return;
+            } else {
+                is_last = self.more().await;
             }
+            is_last = is_last || self.pause(pause).await;
         }
     }
 
-    async fn gather(&mut self, first: Flush) -> (Vec<Unflushed>, Vec<Wanted>) {
-        let (mut documents, mut wanted) = (HashMap::new(), Vec::new());
-        let mut bytes = self.add(&mut documents, &mut wanted, first);
-        if wanted.is_empty() {
-            tokio::time::sleep(LINGER).await;
+    /// Waits until something waits; answers whether nothing will any more.
+    async fn more(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            () = self.waiting.given.notified() => false,
+            _ = self.givers.recv() => true,
         }
-        while documents.len() < DOCUMENTS
-            && bytes < BYTES
-            && let Ok(next) = self.queue.try_recv()
+    }
+
+    /// Lets more gather, unless somebody waits for it or there is much; answers whether nothing more will come.
+    async fn pause(&mut self, pause: Duration) -> bool {
         {
-            bytes += self.add(&mut documents, &mut wanted, next);
+            let parts = self.waiting.parts.lock();
+            if !parts.urgent.is_empty() || parts.parts.len() >= BEHIND {
+                return false;
+            }
         }
-        (documents.into_values().collect(), wanted)
+        tokio::select! {
+            () = tokio::time::sleep(pause) => false,
+            () = self.waiting.urged.notified() => false,
+            _ = self.givers.recv() => true,
+        }
     }
 
-    /// Adds what was written later of a document to what was written before.
-    fn add(
-        &self,
-        documents: &mut HashMap<DocumentKey, Unflushed>,
-        wanted: &mut Vec<Wanted>,
-        flush: Flush,
-    ) -> usize {
-        let bytes = flush.bytes();
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        let Flush { document, revisions, wanted: more } = flush;
-        wanted.extend(more);
-        match documents.get_mut(&document.key) {
-            Some(unflushed) => {
-                unflushed.document = (*document).clone();
-                unflushed.revisions.extend(revisions);
-            }
-            None => {
-                let unflushed = Unflushed { document: (*document).clone(), revisions };
-                documents.insert(document.key.clone(), unflushed);
-            }
+    async fn flush(&self, parts: Vec<Part>) {
+        let (mut documents, mut wanted) = (Vec::with_capacity(parts.len()), Vec::new());
+        for part in parts {
+            documents.push(part.unflushed);
+            wanted.extend(part.wanted);
         }
-        bytes
+        let outcome: Result<HashSet<DocumentKey>, _> =
+            flush::flush(&self.ground, &self.lanes, documents).await;
+        for (document, reply) in wanted {
+            let answer = match &outcome {
+                Ok(refused) if refused.contains(&document.key) => Err(refused_later()),
+                Ok(_) => Ok((*document).clone()),
+                Err(error) => Err(error.clone()),
+            };
+            // A caller that went away does not want its answer; what was committed stays.
+            drop(reply.send(answer));
+        }
     }
 }
 
 fn refused_later() -> StoreError {
     StoreError::Unavailable("the write was not committed: the database holds something else".to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use super::{
     Ground, flush,
     lane::Command,
+    parting,
     server::{self, Asker, Waiting},
 };
 use crate::{event_log::lane::now_ms, keys::Partition};
@@ -32,12 +33,18 @@ const LONG_MS: u64 = 30_000;
 pub struct Sweep {
     ground: Arc<Ground>,
     lanes: Arc<[mpsc::Sender<Command>]>,
+    /// What this process's flusher has yet to flush, and is left to it.
+    parted: Arc<parting::Waiting>,
 }
 
 impl Sweep {
-    /// A sweep of what `lanes` and those of other processes have written.
-    pub fn new(ground: Arc<Ground>, lanes: Arc<[mpsc::Sender<Command>]>) -> Self {
-        Self { ground, lanes }
+    /// A sweep of what `lanes` and those of other processes have written, but for what waits in `parted`.
+    pub fn new(
+        ground: Arc<Ground>,
+        lanes: Arc<[mpsc::Sender<Command>]>,
+        parted: Arc<parting::Waiting>,
+    ) -> Self {
+        Self { ground, lanes, parted }
     }
 
     /// Runs until `stop`.
@@ -78,15 +85,19 @@ impl Sweep {
         let all = try_join_all(all).await?;
         self.measure(all.iter().map(|(_, waiting)| waiting));
         for (partition, waiting) in all {
-            let (mut documents, mut done) = (waiting.documents, Vec::new());
+            let (mut documents, mut done) = (self.left(waiting.documents), Vec::new());
             // Those that are handed out again could not be flushed, and are left to the next round.
             while !documents.is_empty() && documents != done {
                 flush::flush_from_redis(&self.ground, &self.lanes, partition, &documents).await?;
                 let next = server::waiting(&self.ground, partition, asker, since, AT_ONCE).await?.documents;
-                done = std::mem::replace(&mut documents, next);
+                done = std::mem::replace(&mut documents, self.left(next));
             }
         }
         Ok(())
+    }
+
+    fn left(&self, documents: Vec<DocumentKey>) -> Vec<DocumentKey> {
+        documents.into_iter().filter(|key| !self.parted.holds(key)).collect()
     }
 
     fn measure<'a>(&self, all: impl Iterator<Item = &'a Waiting>) {
