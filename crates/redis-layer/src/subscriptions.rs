@@ -17,6 +17,8 @@ use tokio::{
 
 /// How often it is looked which node has which slot.
 const LOOK: Duration = Duration::from_millis(500);
+/// How often, until the subscriber is connected: before it has subscribed to anything that moves.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
 
 /// Changes whenever the subscriber may be subscribed to nothing, or not to everything.
 pub type Lapses = watch::Receiver<u64>;
@@ -32,7 +34,7 @@ pub fn follow(
     let (lapsed, lapses) = watch::channel(0);
     // Before the first connection, so that none is missed.
     let mut reconnects = subscriber.reconnect_rx();
-    let slots = Slots { subscriber: subscriber.clone(), reads: reads.clone(), known: None };
+    let slots = Slots { subscriber: subscriber.clone(), reads: reads.clone(), subscribed: None };
     let mut slots = (announcing == Announcing::Sharded).then_some(slots);
     tasks.spawn(async move {
         loop {
@@ -58,26 +60,32 @@ type Owners = Vec<Option<Server>>;
 struct Slots {
     subscriber: Client,
     reads: Client,
-    known: Option<Owners>,
+    /// Where the subscriber took the slots to be when it subscribed; nothing before it is connected.
+    subscribed: Option<Owners>,
 }
 
 impl Slots {
-    /// Waits until a slot of ours has another node, and the subscriber knows of it. May be given up at any time.
+    /// Waits until a slot of ours has another node, and the subscriber knows of it, whoever told it. May be given up at
+    /// any time.
     async fn moved(&mut self) {
         loop {
-            tokio::time::sleep(LOOK).await;
-            let Some(found) = owners(&self.reads) else { continue };
-            let is_first = self.known.is_none();
-            if self.known.as_ref() == Some(&found) {
+            tokio::time::sleep(if self.subscribed.is_some() { LOOK } else { FIRST_LOOK }).await;
+            let (Some(mut own), Some(found)) = (owners(&self.subscriber), owners(&self.reads)) else {
+                continue;
+            };
+            if self.subscribed.is_none() {
+                self.subscribed = Some(own);
                 continue;
             }
-            // Else it would subscribe where the slot was.
-            if !is_first && let Err(error) = self.subscriber.sync_cluster().await {
-                tracing::debug!(%error, "could not look where slots are; trying on");
-                continue;
+            if own != found {
+                // Else it would subscribe where the slot was.
+                if let Err(error) = self.subscriber.sync_cluster().await {
+                    tracing::debug!(%error, "could not look where slots are; trying on");
+                }
+                own = owners(&self.subscriber).unwrap_or(own);
             }
-            self.known = Some(found);
-            if !is_first {
+            if self.subscribed.as_ref() != Some(&own) {
+                self.subscribed = Some(own);
                 return;
             }
         }

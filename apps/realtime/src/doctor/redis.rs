@@ -21,7 +21,7 @@ pub async fn look(url: &str) -> Vec<Finding> {
     let answers = tokio::time::timeout(PATIENCE * 2, ask(url)).await;
     match answers {
         Ok(Ok(answers)) => judge(&answers),
-        Ok(Err(error)) => vec![unreachable(reason(&error))],
+        Ok(Err(error)) => vec![unreachable(reason(url, &error))],
         Err(_) => vec![unreachable("no answer in time")],
     }
 }
@@ -30,9 +30,13 @@ fn unreachable(why: &str) -> Finding {
     Finding::fail("redis", why, "start it, or mend REDIS_URL; without it PostgreSQL alone is used")
 }
 
-/// The library's own text of an input or output error is a debugging one.
-fn reason(error: &Error) -> &str {
+/// The library's own text of an input or output error is a debugging one, and does not tell what TLS failed of.
+fn reason<'e>(url: &str, error: &'e Error) -> &'e str {
     match error.kind() {
+        ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Tls if url.starts_with("rediss") => {
+            "no TLS connection comes about: the server is not there, does not speak TLS, or has a certificate that is \
+             not trusted (SSL_CERT_FILE names the file of those that are)"
+        }
         ErrorKind::IO | ErrorKind::Canceled => "the server does not take connections",
         ErrorKind::Auth => "user or password are refused",
         _ => error.details(),
@@ -127,6 +131,14 @@ mod tests {
         let weak = [("appendonly", "no"), ("appendfsync", "everysec"), ("maxmemory-policy", "allkeys-lru")];
         assert_eq!(states(&answers(&weak)), [State::Warn; 3]);
         assert_eq!(states(&Answers { settings: None, ..answers(&[]) }), [State::Warn]);
+    }
+
+    #[test]
+    fn over_tls_the_certificate_is_named() {
+        let error = Error::new(ErrorKind::IO, "Custom { kind: InvalidData }");
+        assert!(reason("rediss://one:6379", &error).contains("SSL_CERT_FILE"));
+        assert!(reason("rediss-sentinel://one:26379", &error).contains("SSL_CERT_FILE"));
+        assert_eq!(reason("redis://one:6379", &error), "the server does not take connections");
     }
 
     #[test]

@@ -114,6 +114,8 @@ async fn messages_are_heard_again_once_their_slot_has_moved() {
     let mut moving = Move::of(&mut cluster, &key);
     moving.begin();
     moving.end();
+    // Something else that the reader asks tells it where the slot is, maybe at once.
+    soon("a head", reader.log.head(&key)).await.expect("head");
     let heard = soon("a message is heard", async {
         for number in 0.. {
             let body = format!("{{\"n\":{number}}}");

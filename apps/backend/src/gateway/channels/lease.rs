@@ -95,12 +95,17 @@ impl Channels {
             let renewal = match self.store.renew(&self.instance).await {
                 Ok(renewal) => renewal,
                 Err(error) => {
-                    is_doubtful = true;
                     self.lease.standing.lock().held_since = None;
-                    tracing::warn!(%error, "the lease on this instance's members could not be renewed");
+                    // Said once, however long it lasts.
+                    if !std::mem::replace(&mut is_doubtful, true) {
+                        tracing::warn!(%error, "the lease on this instance's members could not be renewed; trying on");
+                    }
                     continue;
                 }
             };
+            if is_doubtful {
+                tracing::info!("the lease on this instance's members is renewed again");
+            }
             let is_unbroken = last.replace(sent).is_some_and(|last| last.elapsed() < LEASE);
             let may_lack = std::mem::take(&mut is_doubtful) || renewal != Renewal::Held;
             if renewal == Renewal::Lapsed || (may_lack && !is_unbroken) {
