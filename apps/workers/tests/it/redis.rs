@@ -10,13 +10,17 @@ use redis_layer::{RedisSettings, event_log::RedisEventLog};
 use serde_json::Value;
 use shared_types::{Position, Scope, TopicName};
 use std::{
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
 use testkit::{LocalRedis, Persistence};
 use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::watch,
     task::JoinSet,
 };
@@ -74,9 +78,11 @@ impl Bench<OnRedis> {
         self.store.redis.command(&["GET", &self.lease()]).pop().unwrap()
     }
 
-    /// How many row changes wait for the log.
-    async fn spilled(&self) -> i64 {
-        self.platform.ask("select count(*) from cdc_spilled_events").await
+    /// The keys of the rows whose changes wait for the log, in order.
+    async fn spilled(&self) -> Vec<i64> {
+        let sql =
+            "select array(select (payload::json ->> 'id')::bigint from cdc_spilled_events order by number)";
+        self.platform.ask(sql).await
     }
 
     /// The last term that was counted.
@@ -123,9 +129,12 @@ async fn spill(bench: &mut Bench<OnRedis>) {
     let before = bench.inserted;
     while begun.elapsed() < LEASE + Duration::from_secs(2) {
         bench.insert().await;
-        let waiting = bench.inserted - before;
-        until("it is spilled", async || bench.spilled().await == waiting).await;
+        until("it is spilled", async || bench.spilled().await.last() == Some(&bench.inserted)).await;
     }
+    // What came before is among it where its acknowledgement was lost with the server.
+    let spilled = bench.spilled().await;
+    let refused: Vec<_> = (before + 1..=bench.inserted).collect();
+    assert!(spilled == refused || spilled == [&[before], &*refused].concat(), "{before}: {spilled:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,7 +153,7 @@ async fn a_leader_goes_on_while_redis_is_away() {
         bench.insert().await;
         bench.all_arrive().await;
         // It is in the log before it is removed.
-        until("nothing is spilled", async || bench.spilled().await == 0).await;
+        until("nothing is spilled", async || bench.spilled().await.is_empty()).await;
         // The second time somebody waits, and may be the one who leads afterwards.
         bench.candidates(1 + i64::from(waiting.is_some())).await;
         if waiting.is_none() {
@@ -178,7 +187,7 @@ async fn what_a_dead_leader_spilled_is_sent_by_the_next() {
     bench.all_arrive().await;
     eprintln!("sent {:?} after redis came back", begun.elapsed());
     assert!(bench.term().await > term);
-    until("nothing is spilled", async || bench.spilled().await == 0).await;
+    until("nothing is spilled", async || bench.spilled().await.is_empty()).await;
     bench.finish([waiting]).await;
 }
 
@@ -210,39 +219,82 @@ async fn a_frozen_leader_finds_another_leading_when_it_wakes() {
     bench.finish([waiting, leading]).await;
 }
 
-/// The way of one process to Redis, which can be cut.
+/// The way of one process to Redis, which can be cut, or hold the answers back.
 struct Way {
     port: u16,
     cut: watch::Sender<bool>,
+    mute: watch::Sender<bool>,
     _carrying: JoinSet<()>,
 }
 
 impl Way {
     async fn to(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (port, cut, mut carrying) =
-            (listener.local_addr().unwrap().port(), watch::Sender::new(false), JoinSet::new());
-        let is_cut = cut.subscribe();
+        let (port, mut carrying) = (listener.local_addr().unwrap().port(), JoinSet::new());
+        let (cut, mute) = (watch::Sender::new(false), watch::Sender::new(false));
+        let (is_cut, is_mute) = (cut.subscribe(), mute.subscribe());
         carrying.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
-                let (mut here, _) = listener.accept().await.unwrap();
-                let mut is_cut = is_cut.clone();
+                let (here, _) = listener.accept().await.unwrap();
+                let (mut is_cut, is_mute) = (is_cut.clone(), is_mute.clone());
                 connections.spawn(async move {
-                    let carry = async {
-                        let mut there = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
-                        // Either end may close it.
-                        let _ = copy_bidirectional(&mut here, &mut there).await;
-                    };
+                    // While the server is down there is nothing to carry to.
+                    let Ok(there) = TcpStream::connect(("127.0.0.1", server)).await else { return };
+                    let (mut asked, mut ask) = here.into_split();
+                    let (answers, mut questions) = there.into_split();
+                    // Either end may close it.
                     tokio::select! {
-                        () = carry => {}
+                        _ = tokio::io::copy(&mut asked, &mut questions) => {}
+                        _ = carry_answers(answers, &mut ask, is_mute) => {}
                         _ = is_cut.wait_for(|is_cut| *is_cut) => {}
                     }
                 });
             }
         });
-        Self { port, cut, _carrying: carrying }
+        Self { port, cut, mute, _carrying: carrying }
     }
+}
+
+/// Carries answers, but for those that come while they are held back.
+async fn carry_answers(
+    mut from: OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    mut is_mute: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let mut answer = [0; 4096];
+    loop {
+        let length = from.read(&mut answer).await?;
+        if length == 0 || is_mute.wait_for(|is_mute| !is_mute).await.is_err() {
+            return Ok(());
+        }
+        to.write_all(&answer[..length]).await?;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_log_took_without_an_answer_is_in_it_once() {
+    let mut bench = bench().await;
+    let way = Way::to(bench.store.redis.port()).await;
+    bench.platform.redis_url = Some(format!("redis://127.0.0.1:{}", way.port));
+    let leading = bench.leading().await;
+    bench.insert().await;
+    bench.all_arrive().await;
+    way.mute.send_replace(true);
+    bench.insert().await;
+    bench.all_arrive().await;
+    bench.store.redis.kill();
+    // The answer is lost with the connection.
+    way.cut.send_replace(true);
+    spill(&mut bench).await;
+    assert_eq!(bench.spilled().await.first(), Some(&2), "nobody knows that the log has it");
+    way.mute.send_replace(false);
+    way.cut.send_replace(false);
+    bench.store.redis.restart();
+    bench.insert().await;
+    bench.all_arrive().await;
+    until("nothing is spilled", async || bench.spilled().await.is_empty()).await;
+    bench.finish([leading]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
