@@ -1,8 +1,8 @@
 //! The instance's own view of keys and revocations, kept fresh, and the verification by it.
 
 use crate::{
-    identity::{Identity, Via},
-    keyring::{Keyring, auth_failed},
+    identity::Identity,
+    keyring::{Keyring, Verified, auth_failed},
     passwords::Passwords,
     token::Claims,
 };
@@ -14,7 +14,7 @@ use database::{
 };
 use jsonwebtoken::{DecodingKey, EncodingKey};
 use parking_lot::Mutex;
-use shared_types::{AppId, Environment, ErrorKind, Problem, Scope, rights::Rights};
+use shared_types::{AppId, ErrorKind, Problem};
 use std::{
     sync::{
         Arc,
@@ -89,7 +89,7 @@ impl Authenticator {
     /// # Errors
     /// `AUTH_FAILED`, `TOKEN_EXPIRED`, `TOKEN_REVOKED`; `UNAVAILABLE` where the view is more than 10 s old.
     pub fn verify_token(&self, token: &str) -> Result<Identity, Problem> {
-        self.verify_token_at(token, now_ms()).map(|(identity, _)| identity)
+        self.verified(token, now_ms()).map(|verified| verified.identity.clone())
     }
 
     /// Verifies a token and answers its claims too.
@@ -105,19 +105,24 @@ impl Authenticator {
     /// # Errors
     /// As [`Authenticator::verify_token`].
     pub fn verify_token_at(&self, token: &str, now_ms: i64) -> Result<(Identity, Claims), Problem> {
+        let verified = self.verified(token, now_ms)?;
+        Ok((verified.identity.clone(), verified.claims.clone()))
+    }
+
+    fn verified(&self, token: &str, now_ms: i64) -> Result<Arc<Verified>, Problem> {
         self.demand_fresh()?;
         let ring = self.ring.load();
         let platform_key = self.platform_key.as_ref().map(|key| &key.verifies);
-        let (claims, kid) = ring.read_token(token, platform_key)?;
+        let verified = ring.read_token(token, platform_key)?;
+        let Verified { identity, claims } = &*verified;
         if claims.nbf.is_some_and(|nbf| nbf.saturating_mul(1000) > now_ms) {
             return Err(auth_failed("the token is not valid yet"));
         }
         if claims.exp.saturating_mul(1000) <= now_ms {
             return Err(Problem::new(ErrorKind::Unauthenticated, "TOKEN_EXPIRED", "the token has expired"));
         }
-        let identity = identity(&claims, kid)?;
-        ring.still_holds(&identity, self.platform_key.is_some())?;
-        Ok((identity, claims))
+        ring.still_holds(identity, self.platform_key.is_some())?;
+        Ok(verified)
     }
 
     /// Verifies an API key (`rk_…`) by what is in memory.
@@ -234,25 +239,6 @@ impl Authenticator {
         }
         Err(Problem::unavailable("revocations cannot be looked up now; try again"))
     }
-}
-
-/// What verified claims say.
-fn identity(claims: &Claims, kid: Option<String>) -> Result<Identity, Problem> {
-    let environment = claims.env.unwrap_or(Environment::Development);
-    let rights = Rights::parse(&claims.permissions, claims.capabilities.as_ref())
-        .map_err(|problem| auth_failed(&format!("the token's claims are not valid: {}", problem.message)))?;
-    Ok(Identity {
-        scope: Scope::new(AppId::from_stored(claims.aud.as_str()), environment),
-        sub: claims.sub.as_deref().map(Arc::from),
-        rights,
-        expires_at_ms: claims.exp.saturating_mul(1000),
-        jti: claims.jti.as_deref().map(Arc::from),
-        via: Via::Token { kid: kid.map(Arc::from) },
-        api_key: claims.key.as_deref().map(Arc::from),
-        issued_at: claims.iat,
-        counter: claims.rev,
-        ancestors: claims.anc.iter().map(|jti| Arc::from(jti.as_str())).collect(),
-    })
 }
 
 /// Unix milliseconds now.

@@ -1,6 +1,7 @@
 //! Who a token or an API key stands for.
 
-use shared_types::{Scope, rights::Rights};
+use crate::{keyring::auth_failed, token::Claims};
+use shared_types::{AppId, Environment, Problem, Scope, rights::Rights};
 use std::sync::Arc;
 
 /// How an identity proved itself.
@@ -41,6 +42,26 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// What verified claims say.
+    pub(crate) fn of(claims: &Claims, kid: Option<String>) -> Result<Self, Problem> {
+        let environment = claims.env.unwrap_or(Environment::Development);
+        let rights = Rights::parse(&claims.permissions, claims.capabilities.as_ref()).map_err(|problem| {
+            auth_failed(&format!("the token's claims are not valid: {}", problem.message))
+        })?;
+        Ok(Self {
+            scope: Scope::new(AppId::from_stored(claims.aud.as_str()), environment),
+            sub: claims.sub.as_deref().map(Arc::from),
+            rights,
+            expires_at_ms: claims.exp.saturating_mul(1000),
+            jti: claims.jti.as_deref().map(Arc::from),
+            via: Via::Token { kid: kid.map(Arc::from) },
+            api_key: claims.key.as_deref().map(Arc::from),
+            issued_at: claims.iat,
+            counter: claims.rev,
+            ancestors: claims.anc.iter().map(|jti| Arc::from(jti.as_str())).collect(),
+        })
+    }
+
     /// What it is called in records: `key_…` for an API key, else `client:<sub>` or `client:<jti>`.
     pub fn name(&self) -> String {
         match (&self.via, &self.api_key) {

@@ -10,6 +10,7 @@ use database::tables::{
     auth_snapshot::{AuthSnapshot, LiveApiKey, OpenedKey, RevokedSubject},
 };
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use quick_cache::{Weighter, sync::Cache};
 use shared_types::{AppId, Environment, ErrorKind, Problem, Scope, rights::Rights};
 use std::{
     collections::{HashMap, HashSet},
@@ -19,13 +20,46 @@ use subtle::ConstantTimeEq;
 
 /// The longest token that is looked at, in bytes.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
+/// Bytes of tokens that are recognized without being verified again.
+const RECOGNIZED_BYTES: u64 = 4 << 20;
+/// About how many tokens those are.
+const RECOGNIZED: usize = 4_096;
 
 /// One version of everything that is needed to verify.
-#[derive(Default)]
 pub(crate) struct Keyring {
     pub(crate) version: i64,
     applications: HashMap<String, Tenant>,
     api_keys: HashMap<String, LiveApiKey>,
+    /// Tokens whose signatures these keys have verified: a request that brings the same text again needs no more than
+    /// the look at what may have happened since.
+    recognized: Cache<Box<str>, Arc<Verified>, ByBytes>,
+}
+
+impl Default for Keyring {
+    fn default() -> Self {
+        Self {
+            version: 0,
+            applications: HashMap::new(),
+            api_keys: HashMap::new(),
+            recognized: Cache::with_weighter(RECOGNIZED, RECOGNIZED_BYTES, ByBytes),
+        }
+    }
+}
+
+/// What a token with a valid signature says. Nothing about its times, and whether it was revoked.
+pub(crate) struct Verified {
+    pub(crate) identity: Identity,
+    pub(crate) claims: Claims,
+}
+
+/// What is said takes about as much as the token does.
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<Box<str>, Arc<Verified>> for ByBytes {
+    fn weight(&self, token: &Box<str>, _: &Arc<Verified>) -> u64 {
+        3 * token.len() as u64
+    }
 }
 
 /// What belongs to one application.
@@ -60,7 +94,7 @@ impl Keyring {
             }
         }
         let api_keys = snapshot.api_keys.into_iter().map(|key| (key.id.clone(), key)).collect();
-        Self { version: snapshot.version, applications, api_keys }
+        Self { version: snapshot.version, applications, api_keys, ..Self::default() }
     }
 
     /// What is set for an application; `None` where there is none of that id.
@@ -68,8 +102,23 @@ impl Keyring {
         self.applications.get(application).map(|tenant| tenant.config.clone())
     }
 
-    /// The token's claims and the id of the key that signed it.
+    /// What a token says that one of the keys has signed. `platform_key` is the same in every call.
     pub(crate) fn read_token(
+        &self,
+        token: &str,
+        platform_key: Option<&DecodingKey>,
+    ) -> Result<Arc<Verified>, Problem> {
+        if let Some(verified) = self.recognized.get(token) {
+            return Ok(verified);
+        }
+        let (claims, kid) = self.verify(token, platform_key)?;
+        let verified = Arc::new(Verified { identity: Identity::of(&claims, kid)?, claims });
+        self.recognized.insert(token.into(), verified.clone());
+        Ok(verified)
+    }
+
+    /// The token's claims and the id of the key that signed it.
+    fn verify(
         &self,
         token: &str,
         platform_key: Option<&DecodingKey>,
