@@ -69,8 +69,8 @@ impl Change {
 
     /// The topic of such events of `service`.
     pub fn topic(self, service: &ServiceName) -> TopicName {
-        TopicName::parse(&format!("sync.{service}.{}", self.as_str()))
-            .expect("a service's name is short and of characters that topics may have")
+        // A service's name is short and of characters that topics may have.
+        TopicName::from_stored(&["sync.", service.as_str(), ".", self.as_str()].concat())
     }
 }
 

@@ -10,12 +10,14 @@ const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 /// 128 bits as 26 characters, most significant first, so that text order is number order.
 pub fn base32(value: u128) -> String {
-    (0..26).rev().map(|i| ALPHABET[((value >> (i * 5)) & 31) as usize] as char).collect()
+    let mut text = String::with_capacity(26);
+    text.extend((0..26).rev().map(|i| ALPHABET[((value >> (i * 5)) & 31) as usize] as char));
+    text
 }
 
 /// A new id with `prefix`, for instance `evt_01jd…`: the prefix, an underscore and 26 characters.
 pub fn new_id(prefix: &str) -> String {
-    format!("{prefix}_{}", base32(Uuid::now_v7().as_u128()))
+    [prefix, "_", &base32(Uuid::now_v7().as_u128())].concat()
 }
 
 /// An id that is the same whenever `parts` are the same: a UUIDv7 whose random bits are a hash of them.

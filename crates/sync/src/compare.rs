@@ -2,7 +2,9 @@
 
 use crate::node::{Kind, Members, Node, Numbers, push_text, same, written_alike};
 use crate::pointer::push_part;
-use std::collections::BTreeSet;
+use serde_json::value::RawValue;
+use shared_types::json::RawMembers;
+use std::{borrow::Cow, collections::BTreeSet};
 
 /// The difference of two states.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,12 +25,11 @@ pub struct Comparison {
 /// Values are equal whatever the order of their members and the escapes in their texts; numbers are compared as
 /// written, so that what a client shows follows what is stored.
 pub fn compare(old: &str, new: &str) -> Comparison {
-    let (mut old, mut new) = (Node::of(old), Node::of(new));
-    let (mut none, mut nothing) = (Members::default(), Members::default());
-    let old = old.members_mut().unwrap_or(&mut none);
-    let new = new.members_mut().unwrap_or(&mut nothing);
-    let mut walk = Walk::new(old, new);
-    for (name, value) in new.iter() {
+    let (old, new) = (listed(old), listed(new));
+    let mut walk = Walk::new(old.iter().chain(&new).map(|(name, _)| &**name));
+    let same = same_ends(&old, &new);
+    let (old, new) = (same.between(old), same.between(new));
+    for (name, value) in &new {
         match old.get(name) {
             None => walk.added(name, value),
             Some(before) => walk.member(name, before, value),
@@ -38,6 +39,55 @@ pub fn compare(old: &str, new: &str) -> Comparison {
         walk.removed(name, value);
     }
     walk.finish()
+}
+
+/// The members of an object as they are written, equal names too.
+type List<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
+
+/// The text was checked on its way in: one that is no object has no members.
+fn listed(text: &str) -> List<'_> {
+    serde_json::from_str::<RawMembers<'_>>(text).unwrap_or_default().0
+}
+
+/// How many members at the front and at the back are alike, and need not be looked at.
+#[derive(Clone, Copy, Default)]
+struct SameEnds {
+    front: usize,
+    back: usize,
+}
+
+impl SameEnds {
+    /// The members between them.
+    fn between(self, list: List<'_>) -> Members<'_> {
+        let end = list.len() - self.back;
+        list.into_iter()
+            .take(end)
+            .skip(self.front)
+            .map(|(name, value)| (name, Node::of(value.get())))
+            .collect()
+    }
+}
+
+/// What stands before and behind a change is mostly written alike, and then quickly compared.
+fn same_ends(old: &List<'_>, new: &List<'_>) -> SameEnds {
+    /// Members between the ends beyond which it is not worth it.
+    const BETWEEN: usize = 8;
+    let pairs = |front: usize| old[front..].iter().rev().zip(new[front..].iter().rev());
+    let is_alike =
+        |a: &(Cow<'_, str>, &RawValue), b: &(Cow<'_, str>, &RawValue)| a.0 == b.0 && a.1.get() == b.1.get();
+    let front = old.iter().zip(new).take_while(|(a, b)| is_alike(a, b)).count();
+    let back = pairs(front).take_while(|(a, b)| is_alike(a, b)).count();
+    let between = |list: &List<'_>| front..list.len() - back;
+    if between(old).len().max(between(new).len()) > BETWEEN {
+        return SameEnds::default();
+    }
+    // Of equal names the last one counts, wherever it stands.
+    let ends = || old[..front].iter().chain(&old[old.len() - back..]);
+    let mut names = old[between(old)].iter().chain(&new[between(new)]);
+    match names.any(|(name, _)| ends().any(|(end, _)| end == name)) {
+        true => SameEnds::default(),
+        false => SameEnds { front, back },
+    }
 }
 
 /// The parts of the answer as they are found, each a comma-separated list.
@@ -51,10 +101,10 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(old: &Members<'_>, new: &Members<'_>) -> Self {
-        let dotted = old.keys().chain(new.keys()).filter(|name| name.contains('.'));
+    /// `names` are those of both states' members.
+    fn new<'n>(names: impl Iterator<Item = &'n str>) -> Self {
         let ambiguous =
-            dotted.flat_map(|name| name.match_indices('.').map(|(at, _)| name[..at].to_owned())).collect();
+            names.flat_map(|name| name.match_indices('.').map(|(at, _)| name[..at].to_owned())).collect();
         let (added, removed, changed, undo) = Default::default();
         Self { added, removed, changed, undo, ambiguous }
     }
@@ -150,8 +200,9 @@ impl Walk {
     fn finish(self) -> Comparison {
         let Self { added, removed, changed, undo, .. } = self;
         Comparison {
-            diff: format!("{{\"added\":{{{added}}},\"removed\":[{removed}],\"changed\":{{{changed}}}}}"),
-            undo: format!("[{undo}]"),
+            diff: ["{\"added\":{", &added, "},\"removed\":[", &removed, "],\"changed\":{", &changed, "}}"]
+                .concat(),
+            undo: ["[", &undo, "]"].concat(),
         }
     }
 }

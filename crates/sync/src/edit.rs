@@ -1,7 +1,7 @@
 //! What each request makes of a document: its next state, what is remembered of the revision, and its event. Pure but
 //! for the clock.
 
-use crate::{compare::compare, node::depth};
+use crate::{compare::compare, node::is_deeper};
 use document_store::{Change, Document, DocumentEvent, DocumentKey, Edit, Revision, Write};
 use shared_types::{ErrorKind, EventId, Problem, RawObject, Violation, json::MAX_DEPTH};
 use std::sync::{
@@ -123,7 +123,7 @@ impl Rules {
             let rule = format!("a document holds at most {} bytes", self.max_bytes);
             return Err(Problem::too_large("data", rule));
         }
-        if depth(data) > MAX_DEPTH {
+        if is_deeper(data, MAX_DEPTH) {
             let rule = format!("nests deeper than {MAX_DEPTH}");
             return Err(Problem::field_rule("TOO_DEEP", "data", rule));
         }
@@ -201,10 +201,22 @@ fn event(key: &DocumentKey, next: &Next, revision: u64, diff: &str, id: EventId,
         Change::Deleted => ("sync.deleted", "delete"),
     };
     // Services and ids hold nothing that JSON would escape.
-    let payload = format!(
-        "{{\"service\":\"{}\",\"documentId\":\"{}\",\"revision\":{revision},\"data\":{},\"diff\":{diff}}}",
-        key.service, key.id, next.data
-    );
+    let (service, document) = (key.service.as_str(), key.id.as_str());
+    let revision_text = revision.to_string();
+    let payload = [
+        "{\"service\":\"",
+        service,
+        "\",\"documentId\":\"",
+        document,
+        "\",\"revision\":",
+        &revision_text,
+        ",\"data\":",
+        &next.data,
+        ",\"diff\":",
+        diff,
+        "}",
+    ]
+    .concat();
     let metadata = format!("{{\"timestamp\":{at},\"operation\":\"{operation}\",\"revision\":{revision}}}");
     DocumentEvent {
         id,

@@ -8,7 +8,7 @@ use crate::node::{Kind, Node};
 pub fn merge(data: &str, patch: &str) -> String {
     let mut merged = Node::of(data);
     merge_into(&mut merged, Node::of(patch));
-    merged.to_text()
+    merged.to_text(data.len() + patch.len())
 }
 
 /// Merges `patch` into `target`.

@@ -95,7 +95,7 @@ impl Mutations {
         for (index, operation) in self.0.iter().enumerate() {
             operate(&mut root, operation, &mut work).map_err(|rule| refused(index, rule))?;
         }
-        Ok(root.to_text())
+        Ok(root.to_text(data.len()))
     }
 }
 

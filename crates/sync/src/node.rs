@@ -124,9 +124,9 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Its text.
-    pub fn to_text(&self) -> String {
-        let mut out = String::new();
+    /// Its text, of about so many bytes.
+    pub fn to_text(&self, bytes: usize) -> String {
+        let mut out = String::with_capacity(bytes);
         self.write(&mut out);
         out
     }
@@ -236,8 +236,13 @@ pub fn push_text(out: &mut String, text: &str) {
     }
 }
 
-/// How deeply the containers of valid JSON nest.
-pub fn depth(text: &str) -> usize {
+/// Whether the containers of valid JSON nest deeper than `limit`.
+pub fn is_deeper(text: &str, limit: usize) -> bool {
+    // Most texts have fewer containers than that altogether, which is counted faster.
+    text.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count() > limit && depth(text) > limit
+}
+
+fn depth(text: &str) -> usize {
     let (mut depth, mut deepest, mut inside, mut escaped) = (0usize, 0, false, false);
     for byte in text.bytes() {
         match byte {
@@ -263,17 +268,17 @@ mod tests {
     fn text_is_kept_as_written_where_nobody_looks_and_where_somebody_does() {
         let text = r#"{"a":1.0,"b":[1e2,{"x":12345678901234567890}],"c":"\u00e4","d\n":null}"#;
         let mut node = Node::of(text);
-        assert_eq!(node.to_text(), text);
+        assert_eq!(node.to_text(0), text);
         let members = node.members_mut().expect("an object");
         members["b"].elements_mut().expect("an array")[1].unfold();
-        assert_eq!(node.to_text(), text);
+        assert_eq!(node.to_text(0), text);
     }
 
     #[test]
     fn of_equal_names_the_last_one_counts() {
         let mut node = Node::of(r#"{"a":1,"b":2,"a":3}"#);
         node.unfold();
-        assert_eq!(node.to_text(), r#"{"a":3,"b":2}"#);
+        assert_eq!(node.to_text(0), r#"{"a":3,"b":2}"#);
     }
 
     #[test]
@@ -292,6 +297,8 @@ mod tests {
     #[test]
     fn depth_counts_containers_outside_of_texts() {
         assert_eq!(depth("1"), 0);
-        assert_eq!(depth(r#"{"a":[{"b":"[[[\"[["}],"c":{}}"#), 3);
+        let text = r#"{"a":[{"b":"[[[\"[["}],"c":{}}"#;
+        assert_eq!(depth(text), 3);
+        assert!(is_deeper(text, 2) && !is_deeper(text, 3) && !is_deeper(text, 20));
     }
 }

@@ -108,8 +108,7 @@ pub(super) async fn list(
     let query = DocumentQuery { after, prefix, limit: page.limit(), bytes: PAGE_BYTES, now_ms: 0 };
     let found = state.documents.list(&ServiceKey { scope: grant.scope().clone(), service }, query).await?;
     let next = found.documents.last().filter(|_| found.more).map(|document| document.key.id.to_string());
-    let resources: Vec<_> =
-        found.documents.into_iter().map(DocumentResource::of).collect::<Result<_, Problem>>()?;
+    let resources: Vec<_> = found.documents.into_iter().map(DocumentResource::of).collect();
     Ok(page.with_next(&uri, &again, next, Json(resources).into_response()))
 }
 
@@ -123,7 +122,7 @@ pub(super) async fn get(
     Segments((service, id)): Segments<(String, String)>,
 ) -> Result<Json<DocumentResource>, ApiError> {
     let key = key(&grant, Verb::DocumentsRead, &service, &id)?;
-    Ok(Json(DocumentResource::of(state.documents.get(&key).await?)?))
+    Ok(Json(DocumentResource::of(state.documents.get(&key).await?)))
 }
 
 /// Replaces all data.
@@ -141,7 +140,7 @@ pub(super) async fn replace(
     let key = key(&grant, Verb::DocumentsWrite, &service, &id)?;
     let options = WriteOptions { expires_at: body.expires_at, ..options(&headers, body.expected_revision)? };
     let document = state.documents.replace(&key, data(&body.data)?, options).await?;
-    Ok(Json(DocumentResource::of(document)?))
+    Ok(Json(DocumentResource::of(document)))
 }
 
 /// Merges data into the document, deeply; arrays and null replace.
@@ -159,7 +158,7 @@ pub(super) async fn merge(
     let key = key(&grant, Verb::DocumentsWrite, &service, &id)?;
     let options = WriteOptions { expires_at: body.expires_at, ..options(&headers, body.expected_revision)? };
     let document = state.documents.merge(&key, data(&body.data)?, options).await?;
-    Ok(Json(DocumentResource::of(document)?))
+    Ok(Json(DocumentResource::of(document)))
 }
 
 /// Applies mutations, all or none: an array of `{ op, path, value }`, or an object whose members are set.
@@ -179,7 +178,7 @@ pub(super) async fn mutate(
     let mutations = Mutations::parse(&body.mutations)?;
     let options = options(&headers, body.expected_revision)?;
     let document = state.documents.mutate(&key, mutations, options).await?;
-    Ok(Json(DocumentResource::of(document)?))
+    Ok(Json(DocumentResource::of(document)))
 }
 
 /// Deletes a document; answers it with `deleted: true`.
@@ -196,7 +195,7 @@ pub(super) async fn delete(
 ) -> Result<Json<DocumentResource>, ApiError> {
     let key = key(&grant, Verb::DocumentsWrite, &service, &id)?;
     let options = options(&headers, params.expected_revision)?;
-    Ok(Json(DocumentResource::of(state.documents.delete(&key, options).await?)?))
+    Ok(Json(DocumentResource::of(state.documents.delete(&key, options).await?)))
 }
 
 /// What the last revisions changed, newest first: of the last 100, those of the last 30 days. Those of a deleted
@@ -240,5 +239,5 @@ pub(super) async fn restore(
     let key = key(&grant, Verb::DocumentsWrite, &service, &id)?;
     let options = options(&headers, body.expected_revision)?;
     let document = state.documents.restore(&key, body.revision, options).await?;
-    Ok(Json(DocumentResource::of(document)?))
+    Ok(Json(DocumentResource::of(document)))
 }

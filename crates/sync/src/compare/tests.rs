@@ -102,6 +102,27 @@ fn deep_documents_are_compared_in_time() {
 }
 
 #[test]
+fn of_equal_names_the_last_one_counts_wherever_it_stands() {
+    let cases = [
+        (r#"{"a":1,"b":2,"a":3}"#, r#"{"a":1,"b":2}"#, r#"{"a":{"from":3,"to":1}}"#),
+        (r#"{"a":1,"b":2}"#, r#"{"a":1,"b":2,"a":3}"#, r#"{"a":{"from":1,"to":3}}"#),
+        (r#"{"a":1,"a":2,"c":0}"#, r#"{"a":5,"a":2,"c":0}"#, "{}"),
+        (r#"{"a":1,"a":2,"c":0}"#, r#"{"a":1,"a":2,"c":1}"#, r#"{"c":{"from":0,"to":1}}"#),
+    ];
+    for (old, new, changed) in cases {
+        let expected = format!(r#"{{"added":{{}},"removed":[],"changed":{changed}}}"#);
+        assert_eq!(compare(old, new).diff, expected, "{old} {new}");
+    }
+}
+
+#[test]
+fn a_dotted_name_beside_a_change_is_heeded() {
+    let (old, new) = (r#"{"a.b":1,"a":{"b":1}}"#, r#"{"a.b":1,"a":{"b":2}}"#);
+    let expected = r#"{"added":{},"removed":[],"changed":{"a":{"from":{"b":1},"to":{"b":2}}}}"#;
+    assert_eq!(compare(old, new).diff, expected);
+}
+
+#[test]
 fn undo_names_members_by_pointer() {
     let found = compare(r#"{"a":{"b.c":1,"d/e":1.0},"x":[1]}"#, r#"{"a":{"b.c":2,"d/e":1.0},"y":null}"#);
     assert_eq!(

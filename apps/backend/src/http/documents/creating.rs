@@ -77,7 +77,7 @@ pub(in crate::http) async fn create(
             return Err(problem.into());
         }
     };
-    let body = serde_json::to_string(&DocumentResource::of(document)?).map_err(|_| Problem::internal())?;
+    let body = serde_json::to_string(&DocumentResource::of(document)).map_err(|_| Problem::internal())?;
     if let Some(once) = once {
         once.keep(&state, &body).await?;
     }

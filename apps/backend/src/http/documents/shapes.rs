@@ -105,7 +105,7 @@ pub struct DocumentResource {
     revision: u64,
     /// What it says, as it was written.
     #[schema(value_type = Object)]
-    data: Box<RawValue>,
+    data: RawObject,
     /// Unix milliseconds.
     created_at: i64,
     /// Unix milliseconds.
@@ -119,17 +119,17 @@ pub struct DocumentResource {
 }
 
 impl DocumentResource {
-    pub(super) fn of(document: Document) -> Result<Self, Problem> {
-        Ok(Self {
+    pub(super) fn of(document: Document) -> Self {
+        Self {
             service: document.key.service.to_string(),
             id: document.key.id.to_string(),
             revision: document.revision,
-            data: raw(document.data.as_str())?,
+            data: document.data,
             created_at: document.created_at,
             updated_at: document.updated_at,
             expires_at: document.expires_at,
             deleted: document.deleted,
-        })
+        }
     }
 }
 
