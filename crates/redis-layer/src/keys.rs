@@ -28,8 +28,13 @@ impl Partition {
         (0..PARTITIONS).map(Self)
     }
 
+    /// The hash tag that its keys have in common.
+    fn tag(self) -> String {
+        format!("{{p{:02}}}", self.0)
+    }
+
     fn key(self, name: &str) -> String {
-        format!("realtime:{{p{:02}}}:{name}", self.0)
+        ["realtime:", &self.tag(), ":", name].concat()
     }
 
     /// Generation, last sequence and bytes ever appended (modulo 10¹³), separated by spaces.
@@ -75,9 +80,9 @@ impl Partition {
 }
 
 fn scoped(name: &str, key: &TopicKey) -> String {
-    let (scope, topic) = (&key.scope, &key.topic);
-    let (application, environment) = (scope.application(), scope.environment());
-    format!("realtime:{{p{:02}}}:{name}:{application}:{environment}:{topic}", Partition::of(key).0)
+    let (application, environment) = (key.scope.application().as_str(), key.scope.environment().as_str());
+    let (tag, topic) = (Partition::of(key).tag(), key.topic.as_str());
+    ["realtime:", &tag, ":", name, ":", application, ":", environment, ":", topic].concat()
 }
 
 /// A topic's epoch and last offset; expires 24 h after the history.
@@ -105,9 +110,9 @@ pub fn publisher_id(key: &TopicKey, producer: &str, id: &str) -> String {
 }
 
 fn of_document(name: &str, partition: Partition, key: &DocumentKey) -> String {
-    let (application, environment) = (key.scope.application(), key.scope.environment());
-    let DocumentKey { service, id, .. } = key;
-    format!("syncdoc:{name}:{{p{:02}}}:{application}:{environment}:{service}:{id}", partition.0)
+    let (application, environment) = (key.scope.application().as_str(), key.scope.environment().as_str());
+    let (tag, service, id) = (partition.tag(), key.service.as_str(), key.id.as_str());
+    ["syncdoc:", name, ":", &tag, ":", application, ":", environment, ":", service, ":", id].concat()
 }
 
 /// A document of `partition`: its head and its data.
@@ -122,8 +127,8 @@ pub fn unflushed(partition: Partition, key: &DocumentKey) -> String {
 
 /// A document's name among those of its partition.
 pub fn document_name(key: &DocumentKey) -> String {
-    let (application, environment) = (key.scope.application(), key.scope.environment());
-    format!("{application}\n{environment}\n{}\n{}", key.service, key.id)
+    let (application, environment) = (key.scope.application().as_str(), key.scope.environment().as_str());
+    [application, "\n", environment, "\n", key.service.as_str(), "\n", key.id.as_str()].concat()
 }
 
 /// Reads what [`document_name`] wrote.

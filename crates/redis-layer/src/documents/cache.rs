@@ -3,9 +3,10 @@
 //! Bounded by the bytes of all lanes of the process together; whoever finds too much forgets what it has not used for
 //! longest, down to a little that every lane may keep.
 
+use ahash::AHashMap;
 use document_store::{Document, DocumentKey};
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -45,7 +46,7 @@ struct Held {
 
 /// One lane's memory.
 pub struct Cache {
-    documents: HashMap<DocumentKey, Held>,
+    documents: AHashMap<DocumentKey, Held>,
     /// Every key once, in the order in which they are looked at to be forgotten.
     order: VecDeque<DocumentKey>,
     bytes: usize,
@@ -55,7 +56,7 @@ pub struct Cache {
 impl Cache {
     /// An empty one that counts towards `all`.
     pub fn new(all: Arc<Remembered>) -> Self {
-        Self { documents: HashMap::new(), order: VecDeque::new(), bytes: 0, all }
+        Self { documents: AHashMap::new(), order: VecDeque::new(), bytes: 0, all }
     }
 
     /// What is remembered of `key`.

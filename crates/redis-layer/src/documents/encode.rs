@@ -173,7 +173,8 @@ fn has_unique_members(text: &str) -> bool {
 pub fn record(revision: &Revision) -> String {
     let Revision { change, diff, undo, event_id, at, .. } = revision;
     let (id, diff) = (event_id.as_str(), diff.as_str());
-    format!("{change} {at} {} {}\n{id}{diff}{undo}", id.len(), diff.len())
+    let lengths = format!(" {at} {} {}\n", id.len(), diff.len());
+    [change.as_str(), &lengths, id, diff, undo].concat()
 }
 
 /// Reads what [`record`] wrote.

@@ -15,14 +15,15 @@ use super::{
     parting::Flush,
 };
 use crate::{error::RedisError, generation::Settled, keys::Partition};
+use ahash::AHashMap;
 use document_store::{Archived, Document, DocumentKey, Durability, StoreError};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{SemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// How long a task is tried.
@@ -63,11 +64,11 @@ pub struct Lane {
     cache: Cache,
     ready: VecDeque<Task>,
     /// Tasks on documents that are being loaded.
-    waiting: HashMap<DocumentKey, Vec<Task>>,
+    waiting: AHashMap<DocumentKey, Vec<Task>>,
     /// How many those are.
     waiting_count: usize,
     loads: FuturesUnordered<BoxFuture<'static, Found>>,
-    loaded: HashMap<DocumentKey, Loaded>,
+    loaded: AHashMap<DocumentKey, Loaded>,
     doubted: HashSet<DocumentKey>,
     /// Keeps the connections open until the lane is done.
     _user: mpsc::Sender<()>,
@@ -91,10 +92,10 @@ impl Lane {
             parting,
             cache: Cache::new(remembered),
             ready: VecDeque::new(),
-            waiting: HashMap::new(),
+            waiting: AHashMap::new(),
             waiting_count: 0,
             loads: FuturesUnordered::new(),
-            loaded: HashMap::new(),
+            loaded: AHashMap::new(),
             doubted: HashSet::new(),
             _user: user,
         }
@@ -122,6 +123,8 @@ impl Lane {
                     }
                 }
             }
+            let ground = self.ground.clone();
+            let turn = if self.ready.is_empty() { None } else { ground.turns.take().await };
             while self.ready.len() + self.waiting_count < TAKEN
                 && let Ok(command) = self.queue.try_recv()
             {
@@ -129,7 +132,7 @@ impl Lane {
             }
             let groups = self.form();
             if !groups.is_empty() {
-                self.process(groups).await;
+                self.process(groups, turn).await;
             }
         }
     }
@@ -150,7 +153,7 @@ impl Lane {
     /// Takes tasks, by document, within the bounds of a script.
     fn form(&mut self) -> Vec<Group> {
         let mut groups: Vec<Group> = Vec::new();
-        let mut numbers: HashMap<DocumentKey, usize> = HashMap::new();
+        let mut numbers: AHashMap<DocumentKey, usize> = AHashMap::new();
         let (mut unknown, mut bytes, now) = (0, 0, Instant::now());
         for _ in 0..TASKS {
             if groups.len() >= GROUPS || unknown >= UNKNOWN || bytes > BYTES {
@@ -189,11 +192,13 @@ impl Lane {
         self.cache.get(key).cloned().map_or(Base::Unknown, Base::Hot)
     }
 
-    async fn process(&mut self, groups: Vec<Group>) {
+    async fn process(&mut self, groups: Vec<Group>, turn: Option<SemaphorePermit<'_>>) {
         let started = Instant::now();
         let Some(groups) = applied(groups).await else { return };
         let groups = self.bounded(groups);
-        match self.courier.send(&groups).await {
+        let sent = self.courier.send(&groups).await;
+        drop(turn);
+        match sent {
             Ok((settled, fates)) => {
                 let count: usize = groups
                     .iter()

@@ -16,6 +16,7 @@ mod lane;
 mod parting;
 mod server;
 mod sweep;
+mod turns;
 
 use crate::{
     event_log::{RedisEventLog, lane::Shore},
@@ -44,6 +45,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
+use turns::Turns;
 
 /// Tasks that may wait for a lane before callers wait in turn.
 const QUEUE: usize = 4_096;
@@ -68,6 +70,7 @@ struct Ground {
     /// How long a document stays hot that is flushed and not used.
     ttl: Duration,
     is_failing: AtomicBool,
+    turns: Turns,
 }
 
 impl Ground {
@@ -101,7 +104,13 @@ impl RedisDocumentStore {
         stop: CancellationToken,
     ) -> Arc<Self> {
         let (shore, user) = log.share();
-        let ground = Arc::new(Ground { shore, archive, ttl, is_failing: AtomicBool::new(false) });
+        let ground = Arc::new(Ground {
+            shore,
+            archive,
+            ttl,
+            is_failing: AtomicBool::new(false),
+            turns: Turns::default(),
+        });
         let (lanes, queues): (Vec<_>, Vec<_>) = Partition::all().map(|_| mpsc::channel(QUEUE)).unzip();
         let lanes: Arc<[mpsc::Sender<Command>]> = lanes.into();
         let (parting, flusher, parted) = parting::start(ground.clone(), lanes.clone());

@@ -4,10 +4,11 @@
 //! What finds no room here, or cannot be flushed, is not lost: Redis holds it as unflushed, and the sweep finds it.
 
 use super::{Ground, flush, lane::Command};
+use ahash::AHashMap;
 use document_store::{Document, DocumentKey, KEPT_REVISIONS, Revision, StoreError, Unflushed};
 use parking_lot::Mutex;
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,8 +20,9 @@ const WAITING_BYTES: usize = 64 << 20;
 pub const DOCUMENTS: usize = 512;
 /// Bytes in one transaction, beyond which no further document joins.
 const BYTES: usize = 8 << 20;
-/// How long what nobody waits for is held back, so that more goes with it: as long as the last flush took, so that
-/// flushing takes half of the time at most, but no less and no more than this.
+/// How long what nobody waits for is held back, so that more goes with it: so many times as long as the last flush took,
+/// so that flushing takes a quarter of the time at most, but no less and no more than the pauses.
+const REST: u32 = 3;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(100));
 /// How many documents may wait before it is flushed without pauses.
 const BEHIND: usize = 8 * DOCUMENTS;
@@ -74,7 +76,7 @@ fn bytes_of(revisions: &[Revision]) -> usize {
 /// What waits, by document.
 #[derive(Default)]
 struct Parts {
-    parts: HashMap<DocumentKey, Part>,
+    parts: AHashMap<DocumentKey, Part>,
     /// Documents in the order in which they came; some may be gone.
     order: VecDeque<DocumentKey>,
     /// Those that somebody waits for, which go first.
@@ -204,7 +206,7 @@ impl Flusher {
             if !parts.is_empty() {
                 let begun = Instant::now();
                 self.flush(parts).await;
-                pause = begun.elapsed().clamp(PAUSES.0, PAUSES.1);
+                pause = (begun.elapsed() * REST).clamp(PAUSES.0, PAUSES.1);
             } else if is_last {
                 return;
             } else {
