@@ -203,8 +203,7 @@ async fn show(parts: &OutboxParts, place: &Place, trouble: &Trouble, last: &mut 
         *last = Some(trouble.clone());
     }
     let said = status::Trouble { code: trouble.code, message: &trouble.message, cure: trouble.cure };
-    let seen = status::Seen { pending: 0, oldest_ms: None, halted: &[], trouble: Some(said) };
-    if let Err(error) = status::show(&parts.pool, scope, &seen).await {
+    if let Err(error) = status::show(&parts.pool, scope, &status::Seen::Troubled(said)).await {
         tracing::debug!(%error, "an outbox's status could not be written");
     }
 }

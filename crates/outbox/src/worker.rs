@@ -100,8 +100,7 @@ async fn upkeep(
             backlog.pending.unsigned_abs(),
         );
         let halted = still_halted(source, halted).await?;
-        let seen =
-            Seen { pending: backlog.pending, oldest_ms: backlog.oldest_ms, halted: &halted, trouble: None };
+        let seen = Seen::Read { pending: backlog.pending, oldest_ms: backlog.oldest_ms, halted: &halted };
         status::show(&source.platform, source.outbox.owner.as_ref(), &seen).await?;
     }
     if now >= *clean_at {

@@ -37,7 +37,7 @@ pub struct OutboxState {
     /// What helps.
     #[serde(skip_serializing_if = "Option::is_none")]
     cure: Option<String>,
-    /// Rows that wait, counted up to 100,000.
+    /// Rows that wait, counted up to 100,000; where it cannot be read, as last counted.
     pending: i64,
     /// When the oldest of them was written, Unix milliseconds.
     oldest_at: Option<i64>,

@@ -88,7 +88,7 @@ async fn how_an_outbox_stands_is_told_to_its_scope() {
 
     let scope = Scope::new(AppId::from_stored("app_default"), Environment::Development);
     let halted = ["order.placed".to_owned()];
-    let mut seen = Seen { pending: 7, oldest_ms: Some(1_700_000_000_123), halted: &halted, trouble: None };
+    let seen = Seen::Read { pending: 7, oldest_ms: Some(1_700_000_000_123), halted: &halted };
     outbox::show(&server.test.pool, Some(&scope), &seen).await.unwrap();
     let reading = server.get(status).by(&root).send().await.ok();
     assert_eq!((&reading["state"], &reading["pending"]), (&json!("reading"), &json!(7)));
@@ -98,10 +98,13 @@ async fn how_an_outbox_stands_is_told_to_its_scope() {
     );
     assert_eq!(reading.get("code"), None);
 
-    seen.trouble = Some(Trouble { code: "NO_TABLE", message: "there is none", cure: "make one" });
+    let seen = Seen::Troubled(Trouble { code: "NO_TABLE", message: "there is none", cure: "make one" });
     outbox::show(&server.test.pool, Some(&scope), &seen).await.unwrap();
     let troubled = server.get(status).by(&root).send().await.ok();
     assert_eq!((&troubled["state"], &troubled["code"]), (&json!("troubled"), &json!("NO_TABLE")));
+    for shown in ["pending", "oldestAt", "halted"] {
+        assert_eq!(troubled[shown], reading[shown], "as it was last seen");
+    }
     let age = "update outbox_status set updated_at = updated_at - interval '31 seconds'";
     sqlx::query(age).execute(&server.test.pool).await.unwrap();
     assert_eq!(server.get(status).by(&root).send().await.ok()["state"], "waiting");

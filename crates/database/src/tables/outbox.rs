@@ -20,15 +20,18 @@ pub struct Trouble<'a> {
 
 /// How an outbox was found.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen<'a> {
-    /// Rows that wait.
-    pub pending: i64,
-    /// When the oldest of them was written, Unix milliseconds.
-    pub oldest_ms: Option<i64>,
-    /// Topics that stand still.
-    pub halted: &'a [String],
-    /// What keeps it from being read.
-    pub trouble: Option<Trouble<'a>>,
+pub enum Seen<'a> {
+    /// It is read.
+    Read {
+        /// Rows that wait.
+        pending: i64,
+        /// When the oldest of them was written, Unix milliseconds.
+        oldest_ms: Option<i64>,
+        /// Topics that stand still.
+        halted: &'a [String],
+    },
+    /// It cannot be read; what waits is shown as it was last counted.
+    Troubled(Trouble<'a>),
 }
 
 /// How an outbox stands.
@@ -41,7 +44,7 @@ pub struct OutboxStatus {
     pub message: Option<String>,
     /// What helps.
     pub cure: Option<String>,
-    /// Rows that wait, counted up to 100,000.
+    /// Rows that wait, counted up to 100,000; where it cannot be read, as last counted.
     pub pending: i64,
     /// When the oldest of them was written, Unix milliseconds.
     pub oldest_at: Option<i64>,
@@ -130,24 +133,25 @@ pub async fn show(
     let sql = "
         insert into outbox_status as s (outbox, application_id, environment, code, message, cure, pending, oldest_at,
             halted, updated_at)
-        values ($1, $2, $3, $4, $5, $6, $7, to_timestamp($8::float8 / 1000), $9, clock_timestamp())
-        on conflict (outbox) do update set code = excluded.code, message = excluded.message, cure = excluded.cure,
-            pending = excluded.pending, oldest_at = excluded.oldest_at, halted = excluded.halted,
-            updated_at = excluded.updated_at";
-    let (code, message, cure) = match seen.trouble {
-        Some(Trouble { code, message, cure }) => (Some(code), Some(message), Some(cure)),
-        None => (None, None, None),
+        values ($1, $2, $3, $4, $5, $6, coalesce($7, 0), to_timestamp($8::float8 / 1000), coalesce($9, '{}'),
+            clock_timestamp())
+        on conflict (outbox) do update set code = $4, message = $5, cure = $6, pending = coalesce($7, s.pending),
+            oldest_at = case when $7 is null then s.oldest_at else excluded.oldest_at end,
+            halted = coalesce($9, s.halted), updated_at = excluded.updated_at";
+    let (trouble, pending, oldest_ms, halted) = match *seen {
+        Seen::Read { pending, oldest_ms, halted } => (None, Some(pending), oldest_ms, Some(halted)),
+        Seen::Troubled(trouble) => (Some(trouble), None, None, None),
     };
     sqlx::query(sql)
         .bind(scope.map_or_else(|| "platform".to_owned(), ToString::to_string))
         .bind(scope.map(|scope| scope.application().as_str()))
         .bind(scope.map(|scope| scope.environment().as_str()))
-        .bind(code)
-        .bind(message)
-        .bind(cure)
-        .bind(seen.pending)
-        .bind(seen.oldest_ms)
-        .bind(seen.halted)
+        .bind(trouble.map(|trouble| trouble.code))
+        .bind(trouble.map(|trouble| trouble.message))
+        .bind(trouble.map(|trouble| trouble.cure))
+        .bind(pending)
+        .bind(oldest_ms)
+        .bind(halted)
         .execute(executor)
         .await?;
     Ok(())
