@@ -32,6 +32,8 @@ const SCRIPT: &str = include_str!("bare.lua");
 /// Bytes of a document's data, of what is remembered of a revision, and of an event: as the platform's are
 /// for documents of 1 KiB of which a merge changes one member.
 const SIZES: [usize; 3] = [1024, 570, 1600];
+/// How many of each are made.
+const READY: u64 = 1024;
 /// Records that a document's unflushed revisions hold at most; the platform's are flushed after a moment.
 const RECORDS: u64 = 8;
 /// As they are stored.
@@ -81,9 +83,8 @@ impl Server {
 struct App {
     redis: Arc<Client>,
     script: Str,
-    data: Str,
-    record: Str,
-    event: Str,
+    /// Each time others, as real ones are: of the same text the server's Lua would keep one copy only.
+    ready: Arc<[[Str; 3]]>,
     written: Arc<AtomicU64>,
 }
 
@@ -97,8 +98,8 @@ pub async fn serve(arguments: &Arguments) -> Result<()> {
     let redis = Arc::new(builder.build()?);
     redis.init().await.context("cannot connect to redis")?;
     let script = redis.custom(command("SCRIPT"), vec!["LOAD", SCRIPT]).await?;
-    let [data, record, event] = SIZES.map(|size| Str::from("x".repeat(size)));
-    let app = App { redis, script, data, record, event, written: Arc::default() };
+    let ready = (0..READY).map(|number| SIZES.map(|size| Str::from(format!("{number:-<size$}")))).collect();
+    let app = App { redis, script, ready, written: Arc::default() };
     let routes = Router::new()
         .route("/api/sync/{service}/documents", post(write_new))
         .route("/api/sync/{service}/documents/{id}/merge", patch(write))
@@ -137,7 +138,8 @@ async fn write(State(app): State<App>, Path((service, id)): Path<(String, String
 }
 
 async fn run(app: &App, service: &str, id: &str) -> Result<Bytes> {
-    let number = app.written.fetch_add(1, Ordering::Relaxed) % RECORDS;
+    let number = app.written.fetch_add(1, Ordering::Relaxed);
+    let [data, record, event] = &app.ready[number as usize % app.ready.len()];
     let (partition, scope) = (format!("realtime:{{{service}}}"), "app_default:development");
     let keys = [
         format!("{partition}:meta"),
@@ -152,9 +154,9 @@ async fn run(app: &App, service: &str, id: &str) -> Result<Bytes> {
     let mut words: Vec<Value> = vec![app.script.clone().into(), Value::Integer(keys.len() as i64)];
     words.extend(keys.into_iter().map(Value::from));
     words.extend([POSITION, HEAD].map(Value::from));
-    words.push(Value::String(app.data.clone()));
-    words.push(Value::from(number.to_string()));
-    words.extend([&app.record, &app.event].map(|text| Value::String(text.clone())));
+    words.push(Value::String(data.clone()));
+    words.push(Value::from((number % RECORDS).to_string()));
+    words.extend([record, event].map(|text| Value::String(text.clone())));
     words.push(format!("realtime:event:{scope}:sync.{service}.updated").into());
     words.push(format!("app_default\ndevelopment\n{service}\n{id}").into());
     words.push(Value::Integer(1_790_000_000_000));

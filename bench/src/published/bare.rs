@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use fred::clients::Client;
 use fred::interfaces::ClientLike;
 use fred::types::config::Config;
@@ -23,6 +23,8 @@ const SCRIPT: &str = include_str!("bare.lua");
 const WARM_UP: Duration = Duration::from_secs(1);
 /// As a head is stored.
 const POSITION: &str = "0123456789abcdef0123:100000";
+/// As events' positions begin.
+const EPOCH: &str = "0123456789abcdef0123";
 
 /// What the script reached.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -38,8 +40,8 @@ pub struct Bare {
 pub struct Shape {
     /// The topics of each partition: the keys of their histories, by what the partition's keys begin with.
     pub partitions: BTreeMap<String, Vec<String>>,
-    /// Bytes of an event as it is stored.
-    pub event_bytes: usize,
+    /// An event as it is stored, behind its position.
+    pub event: String,
     /// Events a script, on average.
     pub events_per_script: f64,
 }
@@ -53,9 +55,9 @@ impl Shape {
         let histories = redis.ask("KEYS realtime:*:history:*bench.publish*").await?;
         let first = histories.first().context("the platform has no history of what was published")?;
         let last = redis.ask(&format!("XREVRANGE {first} + - COUNT 1")).await?;
-        let event_bytes = last.last().map_or(0, String::len);
-        ensure!(event_bytes > 0, "a history is empty");
-        Ok(Self { partitions: by_partition(histories)?, event_bytes, events_per_script })
+        let (_, event) =
+            last.last().and_then(|event| event.split_once('\n')).context("a history is empty")?;
+        Ok(Self { partitions: by_partition(histories)?, event: event.to_owned(), events_per_script })
     }
 }
 
@@ -85,9 +87,10 @@ pub async fn measure(persistence: Persistence, shape: &Shape, seconds: u64) -> R
         sha: &sha,
         partition,
         histories,
-        event: "x".repeat(shape.event_bytes),
+        event: &shape.event,
         size: Sizes::new(shape.events_per_script),
         next: 0,
+        written: 100_000,
     });
     let lanes = try_join_all(lanes.map(|lane| lane.run(&appended, &stop)));
     let watch = watch(&redis, &appended, &stop, seconds);
@@ -140,9 +143,10 @@ struct Lane<'a> {
     sha: &'a str,
     partition: &'a str,
     histories: &'a [String],
-    event: String,
+    event: &'a str,
     size: Sizes,
     next: usize,
+    written: u64,
 }
 
 impl Lane<'_> {
@@ -156,7 +160,8 @@ impl Lane<'_> {
         Ok(())
     }
 
-    /// The next events go to the partition's topics in turn, and stand topic by topic.
+    /// The next events go to the partition's topics in turn, and stand topic by topic. Each is another text, as real
+    /// ones are: of the same text the server's Lua would keep one copy only.
     fn words(&mut self, size: usize) -> Vec<Value> {
         let topics = self.histories.len().min(size);
         let keys = 3 + 2 * topics;
@@ -176,7 +181,10 @@ impl Lane<'_> {
             let name = history.split_once("history:").map_or("", |(_, name)| name);
             words.push(format!("realtime:event:{name}").into());
             words.push(Value::Integer(events as i64));
-            words.extend((0..events).map(|_| Value::from(self.event.as_str())));
+            for _ in 0..events {
+                self.written += 1;
+                words.push(format!("{EPOCH}:{}\n{}", self.written, self.event).into());
+            }
         }
         self.next += topics;
         words
@@ -212,9 +220,10 @@ mod tests {
             sha: "sha",
             partition: "realtime:{p01}:",
             histories: &histories,
-            event: "e".to_owned(),
+            event: "e",
             size: Sizes::new(3.0),
             next: 1,
+            written: 0,
         };
         let words: Vec<String> =
             lane.words(3).into_iter().map(|word| word.as_string().unwrap_or_default()).collect();
@@ -222,7 +231,9 @@ mod tests {
             words.join(" "),
             "sha 7 realtime:{p01}:meta realtime:{p01}:side-effects realtime:{p01}:writer:bench \
              realtime:{p01}:head:b realtime:{p01}:history:b realtime:{p01}:head:a realtime:{p01}:history:a \
-             0123456789abcdef0123:100000 realtime:event:b 2 e e realtime:event:a 1 e"
+             0123456789abcdef0123:100000 realtime:event:b 2 \
+             0123456789abcdef0123:1\ne 0123456789abcdef0123:2\ne \
+             realtime:event:a 1 0123456789abcdef0123:3\ne"
         );
     }
 }
