@@ -6,6 +6,7 @@ use crate::{
     keys::{self, Announcing, Partition},
     settings::RedisSettings,
 };
+use ahash::AHashMap;
 use bytes::Bytes;
 use event_log::{Entry, Identity, LogError, Outcome, TopicKey};
 use fred::types::Value;
@@ -13,6 +14,7 @@ use sha2::{Digest, Sha256};
 use shared_types::{EventId, Position};
 use std::{
     collections::{HashMap, HashSet},
+    io::Write as _,
     time::Duration,
 };
 
@@ -121,6 +123,9 @@ pub struct Address<'a> {
     pub now_ms: i64,
 }
 
+/// Where topics stand, as far as a writer knows.
+pub type Heads = AHashMap<TopicKey, Position>;
+
 /// Which of the append scripts a batch is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -142,15 +147,21 @@ pub struct Batch {
     pub topics: Vec<TopicKey>,
 }
 
-/// Writes out `requests`; `renewed` are topics whose history's lifetime is to be renewed.
-pub fn write(address: &Address<'_>, requests: &[&[Prepared]], renewed: &HashSet<TopicKey>) -> Batch {
+/// Writes out `requests`; `renewed` are topics whose history's lifetime is to be renewed, `heads` where topics stood when
+/// this writer last heard of them.
+pub fn write(
+    address: &Address<'_>,
+    requests: &[&[Prepared]],
+    renewed: &HashSet<TopicKey>,
+    heads: &Heads,
+) -> Batch {
     let entries = || requests.iter().copied().flatten();
     let kind = if entries().all(|entry| entry.identity == Mark::Unique) { Kind::Plain } else { Kind::Marked };
     let mut batch = Batch { kind, keys: Vec::new(), arguments: front(address), topics: Vec::new() };
     let partition = address.partition;
     batch.keys.extend([partition.meta(), partition.side_effects(), partition.writer(address.writer)]);
     match kind {
-        Kind::Plain => write_plain(&mut batch, address, entries(), renewed),
+        Kind::Plain => write_plain(&mut batch, address, entries(), renewed, heads),
         Kind::Marked => write_marked(&mut batch, address, requests, renewed),
     }
     batch
@@ -177,24 +188,41 @@ fn write_plain<'a>(
     address: &Address<'_>,
     entries: impl Iterator<Item = &'a Prepared>,
     renewed: &HashSet<TopicKey>,
+    heads: &Heads,
 ) {
     let mut numbers: HashMap<&TopicKey, usize> = HashMap::new();
-    let mut events: Vec<(&TopicKey, Vec<Value>)> = Vec::new();
+    let mut events: Vec<(&TopicKey, Vec<&Bytes>)> = Vec::new();
     for entry in entries {
         let number = *numbers.entry(&entry.key).or_insert_with(|| {
             events.push((&entry.key, Vec::new()));
             events.len() - 1
         });
-        events[number].1.push(Value::Bytes(entry.event.clone()));
+        events[number].1.push(&entry.event);
     }
     for (topic, events) in events {
+        let head = heads.get(topic);
         batch.keys.extend([keys::head(topic), keys::history(topic)]);
-        batch.arguments.push(address.announcing.channel(topic).into());
-        batch.arguments.push(lifetime(address, topic, renewed));
-        batch.arguments.push(Value::Integer(events.len() as i64));
-        batch.arguments.extend(events);
+        batch.arguments.extend([
+            address.announcing.channel(topic).into(),
+            lifetime(address, topic, renewed),
+            head.map(Position::to_string).unwrap_or_default().into(),
+            Value::Integer(events.len() as i64),
+        ]);
+        let events = events.into_iter().zip(1..);
+        batch.arguments.extend(events.map(|(event, n)| Value::Bytes(positioned(head, n, event))));
         batch.topics.push(topic.clone());
     }
+}
+
+/// The `n`th event behind `head` with its position, so that the script need not write that in front; the event alone
+/// where no head is known.
+fn positioned(head: Option<&Position>, n: u64, event: &Bytes) -> Bytes {
+    let Some(Position { epoch, offset }) = head else { return event.clone() };
+    let mut out = Vec::with_capacity(epoch.len() + 21 + event.len());
+    // Writing to memory does not fail.
+    let _ = write!(out, "{epoch}:{}", offset + n);
+    out.extend_from_slice(event);
+    out.into()
 }
 
 /// Request by request: each is appended as a whole or not at all.
@@ -306,6 +334,8 @@ pub struct Answer {
     pub sequence: u64,
     /// How many events were appended.
     pub appended: usize,
+    /// Where its topics stand since.
+    pub heads: Heads,
 }
 
 /// Reads the script's answer to a batch of `requests`.
@@ -315,9 +345,9 @@ pub struct Answer {
 pub fn read(answer: &str, topics: &[TopicKey], requests: &[&[Prepared]]) -> Result<Answer, LogError> {
     let unreadable = || LogError::Internal("the answer to an append cannot be read".to_owned());
     let mut lines = answer.lines();
-    let mut heads: HashMap<&TopicKey, Position> = HashMap::new();
+    let mut heads = Heads::with_capacity(topics.len());
     for topic in topics {
-        heads.insert(topic, lines.next().and_then(encode::read_position).ok_or_else(unreadable)?);
+        heads.insert(topic.clone(), lines.next().and_then(encode::read_position).ok_or_else(unreadable)?);
     }
     let sequence = lines.next().and_then(|line| line.parse().ok()).ok_or_else(unreadable)?;
     let entries: Vec<&Prepared> = requests.iter().copied().flatten().collect();
@@ -342,7 +372,7 @@ pub fn read(answer: &str, topics: &[TopicKey], requests: &[&[Prepared]]) -> Resu
             });
         outcomes.push(Ok(each.collect::<Option<_>>().ok_or_else(unreadable)?));
     }
-    Ok(Answer { outcomes, sequence, appended })
+    Ok(Answer { outcomes, sequence, appended, heads })
 }
 
 #[derive(Default)]

@@ -4,7 +4,7 @@
 //! sent again under its number, which the server recognizes.
 
 use super::{
-    batch::{self, Address, Answer, Kind, Prepared},
+    batch::{self, Address, Answer, Heads, Kind, Prepared},
     tally::Tally,
 };
 use crate::{
@@ -34,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 pub const BATCH_EVENTS: usize = 500;
 /// Bytes in one script, beyond which no further part joins.
 const BATCH_BYTES: usize = 1 << 20;
+/// Topics whose heads a lane remembers; beyond that it begins anew.
+const KNOWN_HEADS: usize = 4096;
 /// How long a batch is tried before its callers are told that the log does not answer.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How long to wait before a batch is sent again.
@@ -104,6 +106,7 @@ pub struct Lane {
     queue: mpsc::Receiver<Part>,
     held: Option<Part>,
     number: u64,
+    heads: Heads,
     /// Keeps the connections open until the lane is done.
     _user: mpsc::Sender<()>,
 }
@@ -116,7 +119,7 @@ impl Lane {
         queue: mpsc::Receiver<Part>,
         user: mpsc::Sender<()>,
     ) -> Self {
-        Self { partition, shore, queue, held: None, number: 0, _user: user }
+        Self { partition, shore, queue, held: None, number: 0, heads: Heads::default(), _user: user }
     }
 
     /// Runs until `stop`, then appends what is still queued.
@@ -179,6 +182,10 @@ impl Lane {
         self.number += 1;
         match self.send(&parts, deadline).await {
             Ok(answer) => {
+                if self.heads.len() > KNOWN_HEADS {
+                    self.heads.clear();
+                }
+                self.heads.extend(answer.heads);
                 let metrics = &self.shore.metrics;
                 metrics.appends.inc_by(answer.appended as u64);
                 metrics.append_batch_size.observe(answer.appended as f64);
@@ -241,7 +248,7 @@ impl Lane {
             own: &own,
             now_ms: now_ms(),
         };
-        let batch = batch::write(&address, requests, renewed);
+        let batch = batch::write(&address, requests, renewed, &self.heads);
         let script = match batch.kind {
             Kind::Plain => &settled.scripts.append,
             Kind::Marked => &settled.scripts.append_marked,

@@ -11,7 +11,7 @@
 -- Answers 'G' for another generation, 'S' for a batch that was overtaken, or the partition's last sequence and behind a
 -- newline a letter for each document: 'O' where the head was the expected one, else 'C'. Behind that text, for each 'C',
 -- the document's number, its head and its value; those are not there in an answer that is given again.
-local call, sub, find = redis.call, string.sub, string.find
+local call, sub, find, text = redis.call, string.sub, string.find, string.format
 local generation, batch = ARGV[1], ARGV[2]
 local meta = call('GET', KEYS[1])
 if not meta or sub(meta, 1, 8) ~= generation then return { 'G' } end
@@ -58,11 +58,11 @@ for k = 5 + 2 * topics, #KEYS, 2 do
       local t = tonumber(ARGV[p + 2])
       local offset = offsets[t] + 1
       offsets[t], sequence = offset, sequence + 1
-      local message = prefixes[t] .. offset .. ARGV[p + 3]
+      local message = prefixes[t] .. text('%d', offset) .. ARGV[p + 3]
       bytes = bytes + #message
       call('HSET', pending, ARGV[p], ARGV[p + 1])
-      call('XADD', KEYS[4 + 2 * t], offset .. at, 'e', message)
-      call('XADD', side, sequence .. side_at, 'e', message)
+      call('XADD', KEYS[4 + 2 * t], text('%d%s', offset, at), 'e', message)
+      call('XADD', side, text('%d%s', sequence, side_at), 'e', message)
       call(publish, ARGV[11 + 2 * t], message)
       p = p + 4
     end
@@ -89,18 +89,18 @@ for k = 5 + 2 * topics, #KEYS, 2 do
   a = a + 6 + 4 * count
 end
 
-local text = sequence .. '\n' .. table.concat(letters)
+local fates = text('%d\n', sequence) .. table.concat(letters)
 if sequence > first_sequence then
-  call('SET', KEYS[1], generation .. ' ' .. sequence .. ' ' .. bytes % 1e13)
+  call('SET', KEYS[1], text('%s %d %d', generation, sequence, bytes % 1e13))
   for t = 1, topics do
     if offsets[t] > starts[t] then
-      call('SET', KEYS[3 + 2 * t], prefixes[t] .. offsets[t], 'PX', ARGV[5])
+      call('SET', KEYS[3 + 2 * t], text('%s%d', prefixes[t], offsets[t]), 'PX', ARGV[5])
       local lifetime = ARGV[12 + 2 * t]
       if lifetime == '0' and starts[t] == 0 then lifetime = ARGV[6] end
       if lifetime ~= '0' then call('PEXPIRE', KEYS[4 + 2 * t], lifetime) end
     end
   end
-  call('SET', KEYS[3], batch .. ' ' .. text, 'PX', '600000')
+  call('SET', KEYS[3], batch .. ' ' .. fates, 'PX', '600000')
 end
-answer[1] = text
+answer[1] = fates
 return answer
