@@ -6,6 +6,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +16,8 @@ use futures::future::try_join_all;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{sleep_until, timeout};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::accounting::{Latencies, LatencyRecorder};
 use crate::wire::http::answer;
@@ -109,7 +112,7 @@ pub async fn drive(
     duration: Duration,
     request: impl Fn(u64) -> Vec<u8>,
 ) -> Result<Answered> {
-    let run = Run { started: Instant::now(), duration, pace, next: Cell::default() };
+    let run = Run::start(pace, duration, callers.len());
     let recorder = Rc::new(RefCell::new(LatencyRecorder::new()));
     let followed = callers.iter_mut().map(|caller| run.follow(caller, &recorder, &request));
     try_join_all(followed).await?;
@@ -125,23 +128,34 @@ struct Run {
     duration: Duration,
     pace: Pace,
     next: Cell<u64>,
+    /// At a steady rate, a permit for each request that is due.
+    due: Arc<Semaphore>,
 }
 
 impl Run {
+    fn start(pace: Pace, duration: Duration, callers: usize) -> Self {
+        let (started, due) = (Instant::now(), Arc::new(Semaphore::new(0)));
+        if let Pace::Open(_) = pace {
+            let due = due.clone();
+            thread::spawn(move || keep_time(pace, started, duration, callers, &due));
+        }
+        Self { started, duration, pace, next: Cell::default(), due }
+    }
+
     async fn follow(
         &self,
         caller: &mut Caller,
         recorder: &RefCell<LatencyRecorder>,
         request: &impl Fn(u64) -> Vec<u8>,
     ) -> Result<()> {
-        while let Some((number, due)) = self.take() {
-            if due > Instant::now() {
-                sleep_until(due.into()).await;
+        loop {
+            if let Pace::Open(_) = self.pace {
+                self.due.acquire().await?.forget();
             }
+            let Some((number, due)) = self.take() else { return Ok(()) };
             caller.call(&request(number)).await?;
             recorder.borrow_mut().note(due.elapsed());
         }
-        Ok(())
     }
 
     /// The next request's number and time, or `None` once the time is over.
@@ -154,6 +168,21 @@ impl Run {
         self.next.set(number + 1);
         Some((number, due))
     }
+}
+
+/// Lets requests go when they are due, and all callers once the time is over. By a thread, for the runtime's timer goes
+/// by whole milliseconds: it would send several at once, and all too late.
+fn keep_time(pace: Pace, started: Instant, duration: Duration, callers: usize, gate: &Semaphore) {
+    for number in 0.. {
+        let now = Instant::now();
+        let due = due(pace, started, now, number);
+        if due.duration_since(started) >= duration {
+            break;
+        }
+        thread::sleep(due.saturating_duration_since(now));
+        gate.add_permits(1);
+    }
+    gate.add_permits(callers);
 }
 
 #[allow(clippy::cast_precision_loss)] // counts are far below 2^52
