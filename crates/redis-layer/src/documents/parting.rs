@@ -20,12 +20,17 @@ const WAITING_BYTES: usize = 64 << 20;
 pub const DOCUMENTS: usize = 512;
 /// Bytes in one transaction, beyond which no further document joins.
 const BYTES: usize = 8 << 20;
-/// How long what nobody waits for is held back, so that more goes with it: so many times as long as the last flush took,
-/// so that flushing takes a quarter of the time at most, but no less and no more than the pauses.
+/// Documents that are flushed together, unless more are urgent or have gathered than this keeps up with: so the database
+/// is never busy for long while others want its processor.
+const BATCH: usize = 96;
+/// What part of all that waits a larger batch is.
+const SHARE: usize = 8;
+/// How long what nobody waits for is held back, so that more goes with it: until a batch has gathered, or so many times
+/// as long as the last flush took; but no less and no more than the pauses.
 const REST: u32 = 3;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(4), Duration::from_millis(100));
-/// How many documents may wait before it is flushed without pauses.
-const BEHIND: usize = 8 * DOCUMENTS;
+/// How many documents may wait before they are flushed without pauses.
+const BEHIND: usize = SHARE * DOCUMENTS;
 
 /// Somebody who waits for a document to be committed.
 pub type Wanted = (Arc<Document>, oneshot::Sender<Result<Document, StoreError>>);
@@ -109,10 +114,11 @@ impl Parts {
         }
     }
 
-    /// Takes as much as one transaction holds.
+    /// Takes a batch.
     fn take(&mut self) -> Vec<Part> {
+        let most = self.urgent.len().max(self.parts.len() / SHARE).clamp(BATCH, DOCUMENTS);
         let (mut taken, mut bytes) = (Vec::new(), 0);
-        while taken.len() < DOCUMENTS
+        while taken.len() < most
             && bytes < BYTES
             && let Some(key) = self.urgent.pop_front().or_else(|| self.order.pop_front())
         {
@@ -134,6 +140,8 @@ pub struct Waiting {
     given: Notify,
     /// Rung where somebody waits for it.
     urged: Notify,
+    /// Rung where a batch has gathered.
+    gathered: Notify,
     /// Rung where there may be room again.
     taken: Notify,
 }
@@ -157,7 +165,7 @@ impl Parting {
     /// Hands on what was written; waits where somebody waits for it and there is no room.
     pub async fn give(&self, flush: Flush) {
         let is_wanted = !flush.wanted.is_empty();
-        loop {
+        let count = loop {
             let taken = self.waiting.taken.notified();
             tokio::pin!(taken);
             taken.as_mut().enable();
@@ -165,15 +173,18 @@ impl Parting {
                 let mut parts = self.waiting.parts.lock();
                 if parts.bytes < WAITING_BYTES {
                     parts.add(flush);
-                    break;
+                    break parts.parts.len();
                 }
             }
             if !is_wanted {
                 return;
             }
             taken.await;
-        }
+        };
         self.waiting.given.notify_one();
+        if count == BATCH {
+            self.waiting.gathered.notify_one();
+        }
         if is_wanted {
             self.waiting.urged.notify_one();
         }
@@ -225,18 +236,24 @@ impl Flusher {
         }
     }
 
-    /// Lets more gather, unless somebody waits for it or there is much; answers whether nothing more will come.
+    /// Lets more gather, unless somebody waits for it or there is much, until there is enough; answers whether nothing more will come.
     async fn pause(&mut self, pause: Duration) -> bool {
-        {
-            let parts = self.waiting.parts.lock();
-            if !parts.urgent.is_empty() || parts.parts.len() >= BEHIND {
-                return false;
+        let begun = Instant::now();
+        loop {
+            let pause = {
+                let parts = self.waiting.parts.lock();
+                match parts.parts.len() {
+                    count if count >= BEHIND || !parts.urgent.is_empty() => return false,
+                    count if count >= BATCH => PAUSES.0,
+                    _ => pause,
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause.saturating_sub(begun.elapsed())) => return false,
+                () = self.waiting.urged.notified() => {}
+                () = self.waiting.gathered.notified() => {}
+                _ = self.givers.recv() => return true,
             }
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => false,
-            () = self.waiting.urged.notified() => false,
-            _ = self.givers.recv() => true,
         }
     }
 

@@ -70,20 +70,35 @@ fn no_more_revisions_wait_than_are_kept() {
 #[test]
 fn what_somebody_waits_for_goes_first_and_what_is_too_much_later() {
     let mut parts = Parts::default();
-    for number in 0..DOCUMENTS {
+    for number in 0..BATCH {
         parts.add(written(&format!("d{number}"), 1, 10));
     }
     parts.add(wanted("late", 1));
-    parts.add(wanted(&format!("d{}", DOCUMENTS - 1), 2));
+    parts.add(wanted(&format!("d{}", BATCH - 1), 2));
     let first = parts.take();
-    assert_eq!(first.len(), DOCUMENTS);
-    assert_eq!(names(&first)[..3], ["late", &format!("d{}", DOCUMENTS - 1), "d0"]);
-    assert_eq!(names(&parts.take()), ["d510"]);
+    assert_eq!(first.len(), BATCH);
+    assert_eq!(names(&first)[..3], ["late", &format!("d{}", BATCH - 1), "d0"]);
+    assert_eq!(names(&parts.take()), [format!("d{}", BATCH - 2)]);
     for large in ["x", "y", "z"] {
         parts.add(written(large, 1, BYTES / 2));
     }
     assert_eq!(names(&parts.take()), ["x", "y"]);
     assert_eq!(names(&parts.take()), ["z"]);
+}
+
+#[test]
+fn the_more_waits_the_more_goes_together() {
+    let taken = |waiting: usize| {
+        let mut parts = Parts::default();
+        (0..waiting).for_each(|number| parts.add(written(&format!("d{number}"), 1, 10)));
+        parts.take().len()
+    };
+    assert_eq!([0, 50, BATCH, SHARE * BATCH].map(taken), [0, 50, BATCH, BATCH]);
+    assert_eq!(taken(SHARE * (BATCH + 40)), BATCH + 40);
+    assert_eq!([BEHIND, 2 * BEHIND].map(taken), [DOCUMENTS, DOCUMENTS]);
+    let mut parts = Parts::default();
+    (0..2 * BATCH).for_each(|number| parts.add(wanted(&format!("d{number}"), 1)));
+    assert_eq!(parts.take().len(), 2 * BATCH, "nobody who waits is put off");
 }
 
 #[test]
