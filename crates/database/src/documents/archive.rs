@@ -1,7 +1,10 @@
 //! Documents that another store keeps hot: what it has written comes here, and what it no longer holds is read here.
 
 use super::{edits, failed, reading};
-use crate::{event_log::within, keyed};
+use crate::{
+    event_log::{leave, within},
+    keyed,
+};
 use document_store::{
     Archived, Document, DocumentArchive, DocumentKey, DocumentPage, DocumentQuery, Flushed, Revision,
     RevisionPage, RevisionQuery, ServiceKey, StoreError, Unflushed,
@@ -10,6 +13,7 @@ use event_log::LogError;
 use futures::future::BoxFuture;
 use sqlx::{PgConnection, PgPool, Row, postgres::PgRow};
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// How long a transaction or a read may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -107,14 +111,8 @@ async fn keep(
     documents: &[Unflushed],
 ) -> Result<Option<Vec<Flushed>>, LogError> {
     let mut connection = within(TIMEOUT, pool.acquire()).await?;
-    match within(TIMEOUT, keep_over(&mut connection, generation, documents)).await {
-        Ok(kept) => Ok(kept),
-        Err(error) => {
-            // It may be in the middle of the transaction; nobody may use it again.
-            drop(connection.detach());
-            Err(error)
-        }
-    }
+    let outcome = timeout(TIMEOUT, keep_over(&mut connection, generation, documents)).await;
+    leave(connection, TIMEOUT, outcome).await
 }
 
 async fn keep_over(

@@ -1,7 +1,7 @@
 //! One transaction of the group commit: edit documents, load, plan, store.
 
 use super::{
-    load,
+    leave, load,
     memory::Memory,
     plan::{Plan, Stored},
     store, unit, within,
@@ -15,6 +15,7 @@ use event_log::{Entry, LogError, Outcome, StoredEvent, TopicKey};
 use shared_types::Position;
 use sqlx::{Connection, PgConnection, PgPool};
 use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::time::timeout;
 
 /// How long a transaction may take before its callers are told that the log does not answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -86,18 +87,11 @@ pub async fn commit(
 ) -> Result<(Vec<Answer>, Vec<Grown>), LogError> {
     let mut known = std::mem::take(memory);
     let mut connection = within(TIMEOUT, pool.acquire()).await?;
-    match within(TIMEOUT, attempts(&mut connection, &mut known, requests)).await {
-        Ok(done) => {
-            known.remember(done.stored);
-            *memory = known;
-            Ok((done.answers, grown(done.plan)))
-        }
-        Err(error) => {
-            // It may be in the middle of a stream; nobody may use it again.
-            drop(connection.detach());
-            Err(error)
-        }
-    }
+    let outcome = timeout(TIMEOUT, attempts(&mut connection, &mut known, requests)).await;
+    let done = leave(connection, TIMEOUT, outcome).await?;
+    known.remember(done.stored);
+    *memory = known;
+    Ok((done.answers, grown(done.plan)))
 }
 
 async fn attempts(

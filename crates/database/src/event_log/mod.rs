@@ -33,11 +33,12 @@ use futures::future::BoxFuture;
 use metrics::Metrics;
 pub(crate) use rows::decode;
 use shared_types::Position;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
 use std::{future::Future, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
+    time::error::Elapsed,
 };
 use tokio_util::sync::CancellationToken;
 pub(crate) use writer::Command;
@@ -192,13 +193,43 @@ fn is_passing(code: Option<&str>) -> bool {
     code.is_some_and(|code| ["08", "53", "57", "58", "25", "40", "55"].contains(&&code[..2.min(code.len())]))
 }
 
+/// Ends a piece of work over a connection of a pool, with what it came to. Where the server has answered with an error
+/// others go on with the connection: a server that cannot write may take no new ones. Where it has not answered in time, or
+/// answers no more what it is asked because a stream was left in the middle, nobody does.
+pub(crate) async fn leave<T>(
+    mut connection: PoolConnection<Postgres>,
+    limit: Duration,
+    outcome: Result<Result<T, sqlx::Error>, Elapsed>,
+) -> Result<T, LogError> {
+    let is_sound = match &outcome {
+        Ok(Ok(_)) => true,
+        Ok(Err(_)) => answers(&mut connection).await,
+        Err(_) => false,
+    };
+    if !is_sound {
+        drop(connection.detach());
+    }
+    settled(limit, outcome)
+}
+
+/// Whether the connection answers what it is asked, once what was left of its transaction is rolled back.
+async fn answers(connection: &mut PgConnection) -> bool {
+    const ASKED: i64 = 7_031_922_518;
+    let asking = sqlx::query_scalar::<_, i64>("select $1::bigint").bind(ASKED).fetch_one(connection);
+    matches!(tokio::time::timeout(Duration::from_secs(1), asking).await, Ok(Ok(ASKED)))
+}
+
+fn settled<T>(limit: Duration, outcome: Result<Result<T, sqlx::Error>, Elapsed>) -> Result<T, LogError> {
+    match outcome {
+        Ok(result) => result.map_err(failed),
+        Err(_) => Err(LogError::Unavailable(format!("no answer within {} s", limit.as_secs()))),
+    }
+}
+
 /// Bounds a database call that would otherwise wait for ever on a dead peer.
 pub(crate) async fn within<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, LogError> {
-    match tokio::time::timeout(limit, work).await {
-        Ok(result) => result.map_err(failed),
-        Err(_) => Err(LogError::Unavailable(format!("no answer within {} s", limit.as_secs()))),
-    }
+    settled(limit, tokio::time::timeout(limit, work).await)
 }

@@ -100,3 +100,36 @@ async fn connections_that_end_leave_nothing_half_done() {
     let revisions: Vec<u64> = events.iter().filter_map(|event| event.payload["revision"].as_u64()).collect();
     assert_eq!(revisions, (2..=n + 1).collect::<Vec<_>>(), "each revision has its event, in order");
 }
+
+/// A server whose disk is full takes no new connections, so that those that are there must stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_of_the_server_cost_no_connection() {
+    let (guard, first, _second) = start().await;
+    let pool = &guard.database.pool;
+    let (good, bad) = (key("app_default", "good"), key("app_other", "bad"));
+    let commit = |key: &DocumentKey, edit: Edit| first.store.commit(key, edit, Durability::Acknowledged);
+    commit(&good, created(&good)).await.expect("created");
+    sqlx::raw_sql(
+        "create function full_disk() returns trigger language plpgsql as $$ begin \
+             if new.application_id = 'app_other' then raise exception 'no room' using errcode = '53100'; end if; \
+             return new; \
+         end $$; \
+         create trigger full_disk before insert on sync_documents for each row execute function full_disk()",
+    )
+    .execute(pool)
+    .await
+    .expect("prepared");
+    let connections = async || -> Vec<i32> {
+        let of_this = "select pid from pg_stat_activity where datname = current_database()";
+        sqlx::query_scalar(of_this).fetch_all(pool).await.expect("connections")
+    };
+    let before = connections().await;
+    for _ in 0..30 {
+        assert!(matches!(commit(&bad, created(&bad)).await, Err(StoreError::Unavailable(_))));
+        commit(&good, counted(&good, None)).await.expect("others go on");
+    }
+    let after = connections().await;
+    assert!(before.iter().all(|pid| after.contains(pid)), "{before:?}, after 30 failures {after:?}");
+    let document = first.store.get(&good).await.expect("read").expect("there");
+    assert_eq!(document.revision, 31);
+}

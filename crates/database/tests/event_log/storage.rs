@@ -187,3 +187,36 @@ async fn whoever_is_frozen_in_the_middle_holds_nobody_up_for_long() {
         .expect("appended, once the other's transaction was ended");
     assert!(frozen.commit().await.is_err(), "it learns of that");
 }
+
+/// An error in the middle of a stream leaves no connection behind that takes an answer for another's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fails_in_a_stream_harms_nothing_that_follows() {
+    let mut store = Store::new().await;
+    let log = store.log();
+    store
+        .run(
+            "create function full_disk() returns trigger language plpgsql as $$ begin \
+                 if new.event_id like '%99' then raise exception 'no room' using errcode = '53100'; end if; \
+                 return new; \
+             end $$",
+        )
+        .await;
+    store
+        .run("create trigger full_disk before insert on event_log for each row execute function full_disk()")
+        .await;
+    for round in 0..10 {
+        let many = |first: usize| (first..first + 600).map(|number| entry("streamed", number)).collect();
+        let failed = log.append(many(10_000 * (round + 1))).await;
+        assert!(matches!(failed, Err(LogError::Unavailable(_))), "{failed:?}");
+        let (one, two) = (entry("streamed", 2 * round), entry("other", 2 * round + 1));
+        log.append(vec![one, two]).await.expect("what follows is appended");
+    }
+    let limit = PageLimit { events: 1_000, bytes: 1 << 20 };
+    for topic in ["streamed", "other"] {
+        let head = log.head(&key(topic)).await.expect("head");
+        let start = Start::After(Position::new(head.epoch, 0));
+        let page =
+            log.history(&key(topic), HistoryQuery { start, until: None, limit }).await.expect("history");
+        assert_eq!(page.events.len(), 10, "{topic}");
+    }
+}
