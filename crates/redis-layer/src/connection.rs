@@ -78,6 +78,18 @@ pub async fn linked(links: &Links, patience: Duration) -> Result<Arc<Link>, Redi
     }
 }
 
+/// How long something is tried that may be done twice, before whoever waits for it is told that nobody answers.
+const TRYING: Duration = Duration::from_secs(8);
+
+/// Bounds the whole of what is tried several times.
+///
+/// # Errors
+/// Those of the work, or `Unavailable`.
+pub async fn bounded<T, E: From<RedisError>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let late = |_| Err(RedisError::Unavailable("no answer in time".to_owned()).into());
+    tokio::time::timeout(TRYING, work).await.unwrap_or_else(late)
+}
+
 /// Finds the server, puts the link into `links`, and closes it after `stop` once all of `users` are gone.
 pub async fn run(
     url: String,

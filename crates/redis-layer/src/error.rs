@@ -1,5 +1,6 @@
 //! Why the layer refuses or fails.
 
+use document_store::StoreError;
 use event_log::LogError;
 use fred::error::{Error, ErrorKind};
 use thiserror::Error as ThisError;
@@ -72,6 +73,15 @@ fn is_answer(first: &str) -> bool {
 }
 
 impl From<RedisError> for LogError {
+    fn from(error: RedisError) -> Self {
+        match error {
+            RedisError::Internal(details) => Self::Internal(details),
+            other => Self::Unavailable(other.to_string()),
+        }
+    }
+}
+
+impl From<RedisError> for StoreError {
     fn from(error: RedisError) -> Self {
         match error {
             RedisError::Internal(details) => Self::Internal(details),

@@ -31,7 +31,7 @@ pub async fn flush(
     if documents.is_empty() {
         return Ok(HashSet::new());
     }
-    let settled = ground.shore.guard.settled(PATIENCE).await.map_err(lane::failed)?;
+    let settled = ground.shore.guard.settled(PATIENCE).await?;
     let generation = settled.generation.clone();
     let kept = match ground.archive.keep(generation.clone(), documents.clone()).await {
         Ok(Some(kept)) => kept,
@@ -88,7 +88,7 @@ async fn one_by_one(
                 tracing::error!(cause, document.id = %key.id, "a document cannot be flushed");
                 // It goes behind all others, so that they are not held up by it.
                 let later = Unflushed { revisions: Vec::new(), ..unflushed };
-                let generation = ground.shore.guard.settled(PATIENCE).await.map_err(lane::failed)?;
+                let generation = ground.shore.guard.settled(PATIENCE).await?;
                 let partition = Partition::of_document(&key);
                 server::flushed(ground, &generation.generation, partition, &[&later]).await?;
                 refused.insert(key);
@@ -200,7 +200,7 @@ async fn settle(
         _ if seen.is_none() => {
             // Revisions without a document: its tenant is gone, or somebody removed its key.
             tracing::warn!(document.id = %key.id, "unflushed revisions of no document are forgotten");
-            let settled = ground.shore.guard.settled(PATIENCE).await.map_err(lane::failed)?;
+            let settled = ground.shore.guard.settled(PATIENCE).await?;
             server::gone(ground, &settled.generation, partition, &[key]).await?;
             Ok(None)
         }

@@ -14,7 +14,7 @@ use super::{
     group::{Base, Group, Leftovers, Loaded, Outcome, Task, Work},
     parting::Flush,
 };
-use crate::{error::RedisError, generation::Settled, keys::Partition};
+use crate::{generation::Settled, keys::Partition};
 use ahash::AHashMap;
 use document_store::{Archived, Document, DocumentKey, Durability, StoreError};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -217,7 +217,7 @@ impl Lane {
             Err(error) => {
                 tracing::warn!(%error, log.partition = self.partition.0, "could not write documents");
                 let tasks = groups.into_iter().flat_map(Group::into_tasks);
-                tasks.for_each(|task| task.work.fail(failed(error.clone())));
+                tasks.for_each(|task| task.work.fail(error.clone().into()));
             }
         }
     }
@@ -320,7 +320,7 @@ impl Lane {
                 Ok(document) => Some(document),
                 Err(error) => {
                     tracing::error!(%error, document.id = %key.id, "a document in redis cannot be read");
-                    group.into_tasks().into_iter().for_each(|task| task.work.fail(failed(error.clone())));
+                    group.into_tasks().into_iter().for_each(|task| task.work.fail(error.clone().into()));
                     return;
                 }
             },
@@ -412,14 +412,6 @@ fn nowhere(work: Work) {
     match work {
         Work::Look { reply } => drop(reply.send(Ok(None))),
         work => work.fail(StoreError::Internal("there is no such application".to_owned())),
-    }
-}
-
-/// A failure as a document's writer is told it.
-pub fn failed(error: RedisError) -> StoreError {
-    match error {
-        RedisError::Internal(cause) => StoreError::Internal(cause),
-        other => StoreError::Unavailable(other.to_string()),
     }
 }
 

@@ -1,8 +1,8 @@
 //! What is asked of Redis of documents, beside writing them: reading, and forgetting what was flushed.
 
-use super::{Ground, encode, lane::failed};
+use super::{Ground, encode};
 use crate::{
-    connection::{linked, run_script},
+    connection::{bounded, linked, run_script},
     error::RedisError,
     event_log::{
         lane::now_ms,
@@ -96,12 +96,16 @@ pub enum Read {
 /// # Errors
 /// `Unavailable` or `Internal`.
 pub async fn read(ground: &Ground, key: &DocumentKey) -> Result<Read, StoreError> {
+    bounded(attempts(ground, key)).await
+}
+
+async fn attempts(ground: &Ground, key: &DocumentKey) -> Result<Read, StoreError> {
     let partition = Partition::of_document(key);
     let mut last = RedisError::UnknownScript;
     for _ in 0..ATTEMPTS {
         let shore = &ground.shore;
-        let link = linked(&shore.links, PATIENCE).await.map_err(failed)?;
-        let settled = shore.guard.settled(PATIENCE).await.map_err(failed)?;
+        let link = linked(&shore.links, PATIENCE).await?;
+        let settled = shore.guard.settled(PATIENCE).await?;
         let script = &settled.scripts.documents.read;
         let ttl = Value::Integer(i64::try_from(ground.ttl.as_millis()).unwrap_or(i64::MAX));
         let names = vec![keys::document(partition, key)];
@@ -115,11 +119,11 @@ pub async fn read(ground: &Ground, key: &DocumentKey) -> Result<Read, StoreError
             }
             Ok(_) => return Err(unreadable()),
             Err(RedisError::UnknownScript) => shore.guard.doubt(&settled),
-            Err(error @ RedisError::Internal(_)) => return Err(failed(error)),
+            Err(error @ RedisError::Internal(_)) => return Err(error.into()),
             Err(error) => last = error,
         }
     }
-    Err(failed(last))
+    Err(last.into())
 }
 
 /// Reads documents of a partition with their unflushed revisions, in the order of `documents`.
@@ -131,7 +135,7 @@ pub async fn unflushed(
     partition: Partition,
     documents: &[DocumentKey],
 ) -> Result<Vec<Read>, StoreError> {
-    let settled = ground.shore.guard.settled(PATIENCE).await.map_err(failed)?;
+    let settled = ground.shore.guard.settled(PATIENCE).await?;
     let answer = run(&ground.shore, partition, |settled| Call {
         script: settled.scripts.documents.unflushed.clone(),
         keys: names(partition, documents),
@@ -167,7 +171,7 @@ fn here(
     if encode::generation_of(head) != generation {
         return Ok(Read::Uncertain { has_revisions: !revisions.is_empty() });
     }
-    let document: Document = encode::document(key, head, value).map_err(failed)?;
+    let document: Document = encode::document(key, head, value)?;
     Ok(Read::Here(Unflushed { document, revisions }))
 }
 

@@ -2,7 +2,7 @@
 
 use super::{PATIENCE, batch, encode, lane::Shore};
 use crate::{
-    connection::{linked, on, run_script},
+    connection::{bounded, linked, on, run_script},
     error::RedisError,
     keys::{self, Partition},
 };
@@ -36,7 +36,7 @@ pub async fn heads(shore: &Shore, keys: &[TopicKey]) -> Result<HashMap<TopicKey,
         by_partition.entry(Partition::of(key).0).or_default().push(key.clone());
     }
     let asked = by_partition.iter().flat_map(|(&partition, keys)| {
-        keys.chunks(HEADS).map(move |keys| heads_of(shore, Partition(partition), keys))
+        keys.chunks(HEADS).map(move |keys| bounded(heads_of(shore, Partition(partition), keys)))
     });
     Ok(futures::future::try_join_all(asked).await?.into_iter().flatten().collect())
 }

@@ -2,7 +2,7 @@
 
 use super::{PATIENCE, encode, history::entries, lane::Shore};
 use crate::{
-    connection::{linked, run_script},
+    connection::{bounded, linked, run_script},
     error::RedisError,
     generation::Settled,
     keys::Partition,
@@ -49,6 +49,14 @@ pub struct Call {
 
 /// Runs a script that may be run twice.
 pub async fn run(
+    shore: &Shore,
+    partition: Partition,
+    call: impl Fn(&Settled) -> Call,
+) -> Result<Value, LogError> {
+    bounded(attempts(shore, partition, call)).await
+}
+
+async fn attempts(
     shore: &Shore,
     partition: Partition,
     call: impl Fn(&Settled) -> Call,

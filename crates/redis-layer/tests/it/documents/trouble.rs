@@ -2,7 +2,7 @@
 
 use super::{Process, TTL, archive::Door, archived, flushed, key, redis_key, server, until};
 use document_store::{
-    DocumentStore as _, Edit, RevisionQuery, StoreError,
+    DocumentQuery, DocumentStore as _, Durability, Edit, RevisionQuery, ServiceKey, StoreError,
     contract::{counted, created, sized},
 };
 use shared_types::AppId;
@@ -237,4 +237,33 @@ async fn many_cold_documents_are_loaded_and_written() {
     for writer in writers.collect::<Vec<_>>() {
         assert_eq!(writer.await.expect("the writer ends").revision, 2);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_while_the_server_is_away_is_told_within_seconds() {
+    let (mut server, database) = (server(Persistence::Always), testkit::database().await);
+    let process = Process::start(&server.url(), &database);
+    let one = key("one");
+    let document = process.commit(&one, created(&one)).await.expect("created");
+    let service = ServiceKey { scope: one.scope.clone(), service: one.service.clone() };
+    let query = DocumentQuery { after: None, prefix: None, limit: 10, bytes: 1 << 20, now_ms: 0 };
+    let newest = RevisionQuery { before: None, limit: 10, bytes: 1 << 20 };
+    server.kill();
+    // Each tries several times, none of which is waited for longer than all together may take.
+    let limit = Duration::from_secs(11);
+    let answers = tokio::time::timeout(limit, async {
+        tokio::join!(
+            process.store.get(&one),
+            process.store.list(&service, query),
+            process.store.revisions(&one, newest),
+            process.store.commit(&one, counted(&one, None), Durability::Acknowledged),
+        )
+    });
+    let (got, listed, revisions, written) = answers.await.expect("all are answered");
+    assert!(matches!(got, Err(StoreError::Unavailable(_))), "{got:?}");
+    assert!(matches!(listed, Err(StoreError::Unavailable(_))), "{listed:?}");
+    assert!(matches!(revisions, Err(StoreError::Unavailable(_))), "{revisions:?}");
+    assert!(matches!(written, Err(StoreError::Unavailable(_))), "{written:?}");
+    server.restart();
+    assert_eq!(process.get(&one).await, Some(document));
 }
