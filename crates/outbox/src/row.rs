@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 /// The largest payload, as that of a REST body.
 pub const MAX_PAYLOAD_BYTES: i64 = 1024 * 1024;
-/// The longest type.
-const MAX_TYPE_BYTES: usize = 255;
+/// The longest type, and the longest name of a table.
+const MAX_NAME_BYTES: usize = 255;
 
 /// A row as it is claimed.
 #[derive(Clone, Debug, FromRow)]
@@ -32,8 +32,8 @@ pub struct OutboxRow {
     pub table_name: Option<String>,
     /// `insert`, `update` or `delete`.
     pub operation: Option<String>,
-    /// When its transaction began, Unix milliseconds.
-    pub created_ms: i64,
+    /// When its transaction began, Unix milliseconds; none where that is no time, but infinite.
+    pub created_ms: Option<i64>,
     /// In the platform's own outbox, whose it is.
     pub application_id: Option<String>,
     /// In the platform's own outbox, whose it is.
@@ -73,7 +73,11 @@ impl Outbox {
     /// The id of a row's event: the same whenever the row is read.
     pub fn event_id(&self, row: &OutboxRow) -> EventId {
         let parts: [&[u8]; 2] = [self.producer.as_bytes(), &row.id.to_be_bytes()];
-        EventId::from_stored(derived_id("evt", row.created_ms.max(0).unsigned_abs(), &parts))
+        EventId::from_stored(derived_id(
+            "evt",
+            row.created_ms.map_or(0, |ms| ms.max(0).unsigned_abs()),
+            &parts,
+        ))
     }
 
     /// The event of a row.
@@ -82,11 +86,14 @@ impl Outbox {
     /// Why it can never be one.
     pub fn event(&self, row: &OutboxRow) -> Result<Routed, Problem> {
         let topic = TopicName::parse(&row.topic)?;
-        check_type(&row.event_type)?;
+        check_name("event_type", &row.event_type)?;
         topic_registry::check_outbox(&topic, &row.event_type)?;
         let Some(payload) = &row.payload else {
             let rule = format!("has {} bytes; at most {MAX_PAYLOAD_BYTES}", row.bytes);
             return Err(Problem::field("payload", rule));
+        };
+        let Some(created_ms) = row.created_ms else {
+            return Err(Problem::field("created_at", "must be a time; it is infinite"));
         };
         let draft = Draft {
             topic,
@@ -94,7 +101,7 @@ impl Outbox {
             kind: row.event_type.as_str().into(),
             payload: RawObject::parse(payload)?,
             id: Some(self.event_id(row)),
-            timestamp_ms: Some(row.created_ms),
+            timestamp_ms: Some(created_ms),
             extra_metadata: metadata(row)?,
         };
         let identity = Identity::Keyed { producer: self.producer.clone() };
@@ -127,15 +134,16 @@ impl OutboxRow {
     }
 }
 
-fn check_type(kind: &str) -> Result<(), Problem> {
-    let fits = (1..=MAX_TYPE_BYTES).contains(&kind.len()) && !kind.chars().any(char::is_control);
-    let rule = format!("must be 1 to {MAX_TYPE_BYTES} bytes without control characters");
-    if fits { Ok(()) } else { Err(Problem::field("event_type", rule)) }
+fn check_name(column: &str, name: &str) -> Result<(), Problem> {
+    let fits = (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(char::is_control);
+    let rule = format!("must be 1 to {MAX_NAME_BYTES} bytes without control characters");
+    if fits { Ok(()) } else { Err(Problem::field(column, rule)) }
 }
 
 fn metadata(row: &OutboxRow) -> Result<String, Problem> {
     let mut members = Vec::new();
     if let Some(table) = &row.table_name {
+        check_name("table_name", table)?;
         members.push(format!("\"table\":{}", json!(table)));
     }
     if let Some(operation) = &row.operation {
@@ -161,7 +169,7 @@ mod tests {
             bytes: 15,
             table_name: Some("orders".to_owned()),
             operation: Some("INSERT".to_owned()),
-            created_ms: 1_700_000_000_000,
+            created_ms: Some(1_700_000_000_000),
             application_id: Some("app_1".to_owned()),
             environment: Some("staging".to_owned()),
         }
@@ -191,7 +199,7 @@ mod tests {
         assert_eq!(id(&platform, &row()), id(&platform, &row()));
         assert_ne!(id(&platform, &row()), id(&other, &row()));
         assert_ne!(id(&platform, &row()), id(&platform, &OutboxRow { id: 8, ..row() }));
-        let later = OutboxRow { created_ms: row().created_ms + 1, ..row() };
+        let later = OutboxRow { created_ms: Some(1_700_000_000_001), ..row() };
         assert_ne!(id(&platform, &row()), id(&platform, &later), "a number that is given out again");
     }
 
@@ -206,6 +214,8 @@ mod tests {
             (OutboxRow { payload: None, bytes: MAX_PAYLOAD_BYTES + 1, ..row() }, "payload"),
             (OutboxRow { payload: Some("{\"a\":1e999}".to_owned()), ..row() }, ""),
             (OutboxRow { operation: Some("upsert".to_owned()), ..row() }, "operation"),
+            (OutboxRow { table_name: Some("t".repeat(256)), ..row() }, "table_name"),
+            (OutboxRow { created_ms: None, ..row() }, "created_at"),
         ] {
             let problem = Outbox::of_platform().event(&bad).expect_err("refused");
             assert!(problem.message.contains(path), "{path}: {}", problem.message);

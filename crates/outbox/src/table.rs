@@ -12,6 +12,8 @@ const LOCKS: i32 = 0x6f75_7462;
 pub const BATCH: i64 = 100;
 /// A claim ends behind the row whose payload reaches so many bytes of all.
 pub const BATCH_BYTES: i64 = 16 * 1024 * 1024;
+/// Characters that are read of a type, a table's name and an operation: more than each may have.
+const READ_CHARACTERS: i32 = 300;
 /// Rows counted at most, so that looking at a long backlog stays cheap.
 const COUNTED: i64 = 100_000;
 
@@ -108,7 +110,7 @@ pub async fn lock(connection: &mut PgConnection, partition: i32) -> sqlx::Result
 }
 
 /// Claims the first rows of `partition` by id, until the transaction ends. Payloads above [`MAX_PAYLOAD_BYTES`] stay
-/// where they are.
+/// where they are, and of the other texts no more is read than shows that they are too long.
 ///
 /// # Errors
 /// Those of the database.
@@ -121,8 +123,9 @@ pub async fn claim(
     let sql = match form {
         Form::Platform => {
             "with claimed as materialized (
-                select id, topic, event_type, payload::text as payload, table_name, operation,
-                    (extract(epoch from created_at) * 1000)::bigint as created_ms, application_id, environment
+                select id, topic, left(event_type, $6) as event_type, payload::text as payload,
+                    left(table_name, $6) as table_name, left(operation, $6) as operation,
+                    case when isfinite(created_at) then (extract(epoch from created_at) * 1000)::bigint end as created_ms, application_id, environment
                 from event_outbox where processed_at is null and hashtext(topic) & 15 = $1
                     and application_id || '/' || environment || '/' || topic <> all ($2)
                 order by id limit $3 for update skip locked),
@@ -135,8 +138,9 @@ pub async fn claim(
         }
         Form::Target => {
             "with claimed as materialized (
-                select id, topic, event_type, payload::text as payload, table_name, operation,
-                    (extract(epoch from created_at) * 1000)::bigint as created_ms
+                select id, topic, left(event_type, $6) as event_type, payload::text as payload,
+                    left(table_name, $6) as table_name, left(operation, $6) as operation,
+                    case when isfinite(created_at) then (extract(epoch from created_at) * 1000)::bigint end as created_ms
                 from event_outbox where processed_at is null and hashtext(topic) & 15 = $1 and topic <> all ($2)
                 order by id limit $3 for update skip locked),
             measured as (
@@ -148,7 +152,7 @@ pub async fn claim(
         }
     };
     let query = sqlx::query_as(sql).bind(partition).bind(halted).bind(BATCH);
-    query.bind(MAX_PAYLOAD_BYTES).bind(BATCH_BYTES).fetch_all(connection).await
+    query.bind(MAX_PAYLOAD_BYTES).bind(BATCH_BYTES).bind(READ_CHARACTERS).fetch_all(connection).await
 }
 
 /// Marks rows as done.
@@ -166,9 +170,10 @@ pub async fn mark(connection: &mut PgConnection, ids: &[i64]) -> sqlx::Result<()
 /// Those of the database.
 pub async fn backlog(executor: impl PgExecutor<'_>) -> sqlx::Result<Backlog> {
     let sql = "
-        select count(*) as pending, (extract(epoch from min(created_at)) * 1000)::bigint as oldest_ms,
-            coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0)::float8 as lag_seconds
-        from (select created_at from event_outbox where processed_at is null limit $1) waiting";
+        select count(*) as pending, (extract(epoch from min(since)) * 1000)::bigint as oldest_ms,
+            coalesce(extract(epoch from clock_timestamp() - min(since)), 0)::float8 as lag_seconds
+        from (select case when isfinite(created_at) then created_at end as since
+            from event_outbox where processed_at is null limit $1) waiting";
     sqlx::query_as(sql).bind(COUNTED).fetch_one(executor).await
 }
 
@@ -183,14 +188,14 @@ pub async fn clean(executor: impl PgExecutor<'_>, form: Form, limit: i64) -> sql
                 select id from event_outbox where processed_at < now() - interval '24 hours'
                 order by processed_at limit $1 for update skip locked)
             returning id, topic, event_type, null::text as payload, 0::bigint as bytes, table_name, operation,
-                (extract(epoch from created_at) * 1000)::bigint as created_ms, application_id, environment"
+                case when isfinite(created_at) then (extract(epoch from created_at) * 1000)::bigint end as created_ms, application_id, environment"
         }
         Form::Target => {
             "delete from event_outbox where id in (
                 select id from event_outbox where processed_at < now() - interval '24 hours'
                 order by processed_at limit $1 for update skip locked)
             returning id, topic, event_type, null::text as payload, 0::bigint as bytes, table_name, operation,
-                (extract(epoch from created_at) * 1000)::bigint as created_ms,
+                case when isfinite(created_at) then (extract(epoch from created_at) * 1000)::bigint end as created_ms,
                 null::text as application_id, null::text as environment"
         }
     };

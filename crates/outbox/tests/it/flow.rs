@@ -180,6 +180,10 @@ async fn what_can_never_be_an_event_becomes_a_dead_letter_once() {
         ('order.placed', 'x', '{\"n\": 1}'), ('order.placed', 'x', '[1, 2]'), ('order.placed', 'sync.updated', '{}'),
         ('not a topic', 'x', '{}'), ('order.placed', 'x', '{\"n\": 2}')";
     sqlx::query(insert).execute(harness.pool()).await.unwrap();
+    let strange = "insert into event_outbox (topic, event_type, payload, table_name, created_at) values
+        ('order.placed', 'x', '{\"n\": 3}', null, 'infinity'), ('order.placed', 'x', '{\"n\": 3}', null, '-infinity'),
+        ('order.placed', 'x', '{\"n\": 3}', repeat('t', 6000000), now())";
+    sqlx::query(strange).execute(harness.pool()).await.unwrap();
     // What dies between the letter and the mark comes again.
     harness.log.set(Fate::NeverAnswered);
     let service = harness.start();
@@ -191,17 +195,19 @@ async fn what_can_never_be_an_event_becomes_a_dead_letter_once() {
     assert_eq!(harness.numbers("order.placed").await, [1, 2]);
     let letters: Vec<(String, String, Value)> = sqlx::query_as(
         "select kind, reason, content from dead_letters where application_id = 'app_default'
-            and environment = 'development' order by content ->> 'outboxId'",
+            and environment = 'development' order by (content ->> 'outboxId')::bigint",
     )
     .fetch_all(harness.pool())
     .await
     .unwrap();
     let reasons: Vec<&str> = letters.iter().map(|(_, reason, _)| reason.as_str()).collect();
-    assert_eq!(letters.len(), 3, "{reasons:?}");
+    assert_eq!(letters.len(), 6, "{reasons:?}");
     assert!(reasons[0].starts_with("payload: ") && reasons[1].starts_with("type: "), "{reasons:?}");
     assert!(reasons[2].starts_with("topic: "), "{reasons:?}");
+    assert!(reasons[3].starts_with("created_at: ") && reasons[4].starts_with("created_at: "), "{reasons:?}");
+    assert!(reasons[5].starts_with("table_name: "), "{reasons:?}");
     assert_eq!((&letters[0].0, &letters[0].2["payload"]), (&"outbox".to_owned(), &json!([1, 2])));
-    assert!(harness.metrics.render().contains("realtime_outbox_dead_letters_total 3"));
+    assert!(harness.metrics.render().contains("realtime_outbox_dead_letters_total 6"));
     service.stop().await;
 }
 
