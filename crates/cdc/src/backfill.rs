@@ -21,12 +21,19 @@ use database::{
 };
 use shared_types::Scope;
 use sqlx::PgConnection;
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::{mpsc, oneshot};
 
+/// A mapping whose table is not in the stream yet.
+const NOT_LIVE: &str = "NOT_LIVE";
 /// How often it looks whether anything is asked for.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long it waits after a trouble.
+/// How long a backfill is put off after a trouble.
 const AGAIN: Duration = Duration::from_secs(5);
 /// How long the stream may take to meet a chunk's second watermark: it may be far behind.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -75,10 +82,16 @@ struct Reading {
 impl Backfill {
     /// Runs as long as the stream does.
     pub async fn run(&self) -> Infallible {
-        let mut reading = None;
+        let (mut reading, mut put_off) = (None, HashMap::<String, Instant>::new());
         loop {
-            match cdc_backfills::next(&self.pool, &self.scopes).await {
-                Ok(Some(work)) => self.go_on(&work, &mut reading).await,
+            put_off.retain(|_, until| *until > Instant::now());
+            let waiting: Vec<&str> = put_off.keys().map(String::as_str).collect();
+            match cdc_backfills::next(&self.pool, &self.scopes, &waiting).await {
+                Ok(Some(work)) => {
+                    if let Some(pause) = self.go_on(&work, &mut reading).await {
+                        put_off.insert(work.id, Instant::now() + pause);
+                    }
+                }
                 Ok(None) => {
                     reading = None;
                     tokio::time::sleep(LOOK).await;
@@ -91,11 +104,14 @@ impl Backfill {
         }
     }
 
-    /// Sends one chunk, and notes how that went.
-    async fn go_on(&self, work: &Work, reading: &mut Option<Reading>) {
-        let Err(Stop { trouble, for_good }) = self.chunk(work, reading).await else { return };
+    /// Sends one chunk, and notes how that went; answers for how long this backfill is put off, which holds up no other.
+    async fn go_on(&self, work: &Work, reading: &mut Option<Reading>) -> Option<Duration> {
+        let Err(Stop { trouble, for_good }) = self.chunk(work, reading).await else { return None };
         tracing::debug!(%trouble, backfill = work.id, "a backfill does not go on");
-        *reading = None;
+        let is_not_live = trouble.code == NOT_LIVE;
+        if !is_not_live {
+            *reading = None;
+        }
         let (message, cure) = (&*trouble.message, &*trouble.cure);
         let noted = if for_good {
             cdc_backfills::finish(&self.pool, work, Some((message, cure))).await
@@ -105,7 +121,7 @@ impl Backfill {
         if let Err(error) = noted {
             tracing::debug!(%error, backfill = work.id, "could not note what keeps a backfill");
         }
-        tokio::time::sleep(if trouble.code == "NOT_LIVE" { LOOK } else { AGAIN }).await;
+        Some(if is_not_live { LOOK } else { AGAIN })
     }
 
     /// Reads the next chunk between its watermarks, and waits until the stream has sent it.
@@ -235,7 +251,7 @@ fn unread(trouble: Trouble, keyed: &Keyed) -> Trouble {
 }
 
 fn not_live() -> Trouble {
-    Trouble::new("NOT_LIVE", "the mapping is not live yet", "see the mapping's state; it goes on by itself")
+    Trouble::new(NOT_LIVE, "the mapping is not live yet", "see the mapping's state; it goes on by itself")
 }
 
 fn another_table(table: &str) -> Trouble {

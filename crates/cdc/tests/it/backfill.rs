@@ -206,11 +206,34 @@ async fn rows_are_sent_only_once_their_changes_are_in_the_stream() {
     // A mapping that looks at another table meanwhile ends its backfill.
     running.stop().await;
     request(&harness, &mapping).await;
-    let work = cdc_backfills::next(harness.pool(), &[scope()]).await.unwrap().unwrap();
+    let work = cdc_backfills::next(harness.pool(), &[scope()], &[]).await.unwrap().unwrap();
     cdc_backfills::note_end(harness.pool(), &work, "elsewhere", &["1".to_owned()]).await.unwrap();
     let running = harness.start_live().await;
     let failed = ended(&harness, &mapping).await;
     assert_eq!(failed.message.as_deref(), Some("the mapping has been changed to look at orders"));
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_waits_holds_up_no_other() {
+    let rows = "insert into orders select n, 'open' from generate_series(1, 8000) n";
+    let harness = Harness::new(&format!("{ORDERS}; {rows}")).await;
+    let mapping = harness.mapping(json!({})).await;
+    let running = harness.start_live().await;
+    let nowhere = harness.mapping(json!({ "table": "ghosts", "topic": "b.c", "payload": {} })).await;
+    request(&harness, &nowhere).await;
+    harness
+        .until("it says so", || async {
+            let last = cdc_backfills::last(harness.pool(), &scope(), &nowhere).await.unwrap().unwrap();
+            last.message.as_deref() == Some("the mapping is not live yet")
+        })
+        .await;
+    request(&harness, &mapping).await;
+    let done = ended(&harness, &mapping).await;
+    assert_eq!((done.state.as_str(), done.rows_sent), ("done", 8000), "{done:?}");
+    // With chunks that grow, as if it were alone.
+    let largest = harness.log.batches().into_iter().max();
+    assert!(largest >= Some(256), "{:?}", harness.log.batches());
     harness.finish(running).await;
 }
 

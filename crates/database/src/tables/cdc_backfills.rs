@@ -144,11 +144,15 @@ pub async fn cancel(
     Ok(query.bind(mapping.as_str()).execute(executor).await?.rows_affected() > 0)
 }
 
-/// The oldest backfill of `scopes` that is to go on, of mappings that are followed.
+/// The oldest backfill of `scopes` that is to go on, of mappings that are followed; none of those that are put off.
 ///
 /// # Errors
 /// Only those of the database.
-pub async fn next(executor: impl PgExecutor<'_>, scopes: &[Scope]) -> Result<Option<Work>, DatabaseError> {
+pub async fn next(
+    executor: impl PgExecutor<'_>,
+    scopes: &[Scope],
+    put_off: &[&str],
+) -> Result<Option<Work>, DatabaseError> {
     type Key = Option<Json<Vec<String>>>;
     type Row = (String, String, String, String, i64, Key, Key, Key, Option<String>);
     let sql = "
@@ -159,11 +163,15 @@ pub async fn next(executor: impl PgExecutor<'_>, scopes: &[Scope]) -> Result<Opt
             on wanted.application_id = b.application_id and wanted.environment = b.environment
         join cdc_subscriptions s on s.application_id = b.application_id and s.environment = b.environment
             and s.mapping_id = b.mapping_id and s.active
-        where b.state in ('pending', 'running') order by b.updated_at, b.id limit 1";
+        where b.state in ('pending', 'running') and b.id <> all ($3::text[]) order by b.updated_at, b.id limit 1";
     let applications: Vec<&str> = scopes.iter().map(|scope| scope.application().as_str()).collect();
     let environments: Vec<&str> = scopes.iter().map(|scope| scope.environment().as_str()).collect();
-    let row: Option<Row> =
-        sqlx::query_as(sql).bind(applications).bind(environments).fetch_optional(executor).await?;
+    let row: Option<Row> = sqlx::query_as(sql)
+        .bind(applications)
+        .bind(environments)
+        .bind(put_off)
+        .fetch_optional(executor)
+        .await?;
     Ok(row.and_then(|(application, environment, id, mapping, chunk, after, upto, end, table)| {
         Some(Work {
             scope: Scope::new(AppId::from_stored(application), environment.parse().ok()?),
