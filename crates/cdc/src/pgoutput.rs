@@ -212,11 +212,12 @@ impl<'a> Reader<'a> {
         // An empty schema stands for pg_catalog.
         let schema = self.text()?;
         let name = self.text()?;
-        self.u8()?;
+        // Where it is the whole row every column is called part of the key.
+        let is_whole = self.u8()? == b'f';
         let count = self.u16()?;
         let mut columns = Vec::with_capacity(count.min(self.0.len()));
         for _ in 0..count {
-            let key = self.u8()? & 1 == 1;
+            let key = self.u8()? & 1 == 1 && !is_whole;
             columns.push((key, self.text()?, self.u32()?));
             self.u32()?;
         }

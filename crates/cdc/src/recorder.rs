@@ -189,9 +189,6 @@ pub(crate) async fn remove_old(pool: Pool, retention: Duration, stop: Cancellati
 /// The row's key as a JSON object, where the replica identity tells it; an identity of all columns tells none.
 fn key(change: &RowChange<'_>) -> Option<String> {
     let columns = &change.relation.columns;
-    if columns.iter().all(|column| column.key) {
-        return None;
-    }
     let cells = match (change.new, change.old) {
         ([], crate::row::OldRow::Key(old) | crate::row::OldRow::Full(old)) => old,
         (new, _) => new,

@@ -10,7 +10,7 @@ pub struct Column {
     pub name: String,
     /// How its text becomes JSON.
     pub kind: Kind,
-    /// Whether the replica identity holds it.
+    /// Whether the replica identity is a key that holds it.
     pub key: bool,
 }
 

@@ -70,6 +70,10 @@ impl Trouble {
             sqlx::Error::Io(cause) if is_about_certificates(&cause.to_string()) => {
                 Self::tls(&cause.to_string())
             }
+            // Only looking a name up fails without a kind of its own; the text can name the host.
+            sqlx::Error::Io(cause) if cause.to_string().starts_with("failed to lookup address") => {
+                Self::unreachable("its name cannot be resolved")
+            }
             sqlx::Error::Io(cause) => Self::unreachable(&cause.kind().to_string()),
             sqlx::Error::Configuration(_) => Self::new(
                 "TARGET_URL",

@@ -92,8 +92,8 @@ struct PlainCodec {
 
 impl PlainCodec {
     /// Answers a frame that could not be read; the third in a row ends the connection.
-    fn malformed(&mut self, problem: Problem) -> Inbound {
-        self.session.fail(ReplyTo::Nothing, problem);
+    fn malformed(&mut self, to: ReplyTo, problem: Problem) -> Inbound {
+        self.session.fail(to, problem);
         self.malformed += 1;
         if self.malformed >= MALFORMED {
             return Inbound::Close(CloseReason::Policy("three malformed frames in a row".to_owned()));
@@ -104,19 +104,19 @@ impl PlainCodec {
     async fn frame(&mut self, text: &str) -> Inbound {
         let mut fields = match Fields::parse(text) {
             Ok(fields) => fields,
-            Err(problem) => return self.malformed(problem),
+            Err(problem) => return self.malformed(ReplyTo::Nothing, problem),
         };
         let to = match fields.take("ref").map(|raw| raw.get()) {
             None => ReplyTo::Nothing,
             Some(text) if text.starts_with(['{', '[']) || text.len() > 256 => {
                 let rule = "must be a scalar of at most 256 bytes";
-                return self.malformed(Problem::field("ref", rule));
+                return self.malformed(ReplyTo::Nothing, Problem::field("ref", rule));
             }
             Some(text) => ReplyTo::Ref(text.into()),
         };
         let name = match fields.required_text("type") {
             Ok(name) => name,
-            Err(problem) => return self.malformed(problem),
+            Err(problem) => return self.malformed(to, problem),
         };
         self.malformed = 0;
         if self.session.admit(&to) {
@@ -139,7 +139,7 @@ impl Codec for PlainCodec {
     }
 
     fn binary(&mut self) -> Inbound {
-        self.malformed(Problem::invalid("BINARY_NOT_SUPPORTED", "frames must be text"))
+        self.malformed(ReplyTo::Nothing, Problem::invalid("BINARY_NOT_SUPPORTED", "frames must be text"))
     }
 
     fn limit(&self) -> usize {

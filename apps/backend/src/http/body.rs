@@ -114,7 +114,11 @@ fn describe(at: &str, text: &str) -> Problem {
         return Problem::field(path, "comes twice");
     }
     let rule = match text.split_once(", expected ") {
-        Some((found, expected)) => format!("must be {} ({found})", in_words(expected)),
+        // A text is not repeated: it may be a secret that stands in the wrong place.
+        Some((found, expected)) => {
+            let found = found.split_once(" \"").map_or(found, |(kind, _)| kind);
+            format!("must be {} ({found})", in_words(expected))
+        }
         None => of_query(text).to_owned(),
     };
     Problem::field(at, rule)
@@ -267,6 +271,10 @@ mod tests {
         );
         let array = parse_object::<Outer>(br#"["a",[],null]"#).expect_err("an array");
         assert_eq!(array.details[0].message, "must be an object (invalid type: sequence)");
+        assert_eq!(
+            path(r#"{"name":"a","inner":"postgres://u:secret@h/d"}"#).1,
+            "must be an array (invalid type: string)"
+        );
         let (at, rule) = path(r#"{"name":"a","inner":[{"count":300}]}"#);
         assert_eq!(
             (at.as_str(), rule.as_str()),

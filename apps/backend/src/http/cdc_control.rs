@@ -130,8 +130,8 @@ fn unread(configured: bool, desired: bool, reader: Option<&ReaderStatus>) -> Opt
     (desired && stale).then_some([
         "NO_WORKER",
         "no process that hosts change data capture has said anything for a while",
-        "see that workers run (or `realtime dev`), and that the platform's database takes writes; changes wait in the \
-         target's log",
+        "see that workers run (or `realtime dev`), that the platform's database takes writes, and that Redis answers where \
+         it is used; changes wait in the target's log",
     ])
 }
 

@@ -174,7 +174,7 @@ async fn three_malformed_frames_in_a_row_end_the_connection() {
         ("not json", "INVALID_JSON"),
         ("[]", "INVALID_JSON"),
         ("{}", "VALIDATION_FAILED"),
-        (r#"{"type":5}"#, "VALIDATION_FAILED"),
+        (r#"{"type":5,"ref":5}"#, "VALIDATION_FAILED"),
         (r#"{"type":"ping","type":"ping"}"#, "VALIDATION_FAILED"),
         (r#"{"type":"ping","ref":{}}"#, "VALIDATION_FAILED"),
         (r#"{"type":"ping","ref":[1]}"#, "VALIDATION_FAILED"),
@@ -184,6 +184,7 @@ async fn three_malformed_frames_in_a_row_end_the_connection() {
             socket.send_text(text).await;
             let answer = socket.frame().await.unwrap();
             assert_eq!((&answer["type"], &answer["code"]), (&json!("error"), &json!(code)), "{text}");
+            assert_eq!(answer.get("ref"), text.contains(r#""ref":5"#).then_some(&json!(5)), "{text}");
         }
         // A frame that can be read, though refused, begins the count anew.
         let refused = socket.ask_frame(json!({ "type": "unknown" })).await;

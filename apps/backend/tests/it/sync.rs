@@ -461,7 +461,7 @@ async fn documents_are_deleted_on_time_and_it_is_told() {
             json!(253_402_300_800_000_i64),
             "must lie in the future, in Unix milliseconds, and before the year 10000",
         ),
-        (json!("soon"), "must be a whole number (invalid type: string \"soon\")"),
+        (json!("soon"), "must be a whole number (invalid type: string)"),
     ] {
         let bad = server.put(ONE, json!({ "data": {}, "expiresAt": wrong })).by(&token).send().await;
         assert_eq!(

@@ -324,3 +324,24 @@ async fn what_became_of_each_change_is_written_down() {
     assert_eq!(cdc_events::remove_older(harness.pool(), std::time::Duration::ZERO).await.unwrap(), 2);
     harness.finish(running).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_is_written_down_with_its_key_where_its_identity_is_one() {
+    let harness = Harness::new(
+        "create table pairs (a int, b int, primary key (a, b)); create table wholes (a int primary key, b int);
+        alter table wholes replica identity full",
+    )
+    .await;
+    for (table, topic) in [("pairs", "a.b"), ("wholes", "a.c")] {
+        harness.mapping(json!({ "table": table, "topic": topic, "payload": { "a": "$row.a" } })).await;
+    }
+    let running = harness.start_live().await;
+    harness.sql("insert into pairs values (1, 2); insert into wholes values (3, 4)").await;
+    let all = CdcEventQuery::default();
+    let found = async || cdc_events::list(harness.pool(), &scope(), &all, 10).await.unwrap();
+    harness.until("written down", || async { found().await.len() == 2 }).await;
+    let keys: Vec<Option<String>> =
+        found().await.iter().rev().map(|event| event.key.as_ref().map(|key| key.get().to_owned())).collect();
+    assert_eq!(keys, [Some("{\"a\":1,\"b\":2}".to_owned()), None]);
+    harness.finish(running).await;
+}
