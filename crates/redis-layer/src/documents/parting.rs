@@ -236,7 +236,8 @@ impl Flusher {
         }
     }
 
-    /// Lets more gather, unless somebody waits for it or there is much, until there is enough; answers whether nothing more will come.
+    /// Lets more gather until there is a batch, unless somebody waits for it or there is much; answers whether nothing
+    /// more will come.
     async fn pause(&mut self, pause: Duration) -> bool {
         let begun = Instant::now();
         loop {
