@@ -63,6 +63,16 @@ pub fn connect_lazy(settings: &PoolSettings) -> Result<Pool, DatabaseError> {
         .connect_lazy_with(options))
 }
 
+/// A pool of one connection, to the same database. Whoever writes again and again, one transaction after the other, has
+/// the same server process each time, with its plans and pages at hand; a pool of many goes round all of its own.
+pub fn of_one(pool: &Pool) -> Pool {
+    pool.options()
+        .clone()
+        .min_connections(0)
+        .max_connections(1)
+        .connect_lazy_with((*pool.connect_options()).clone())
+}
+
 /// Whether the database answers, within `limit`.
 ///
 /// # Errors

@@ -131,7 +131,7 @@ pub struct PostgresConfig {
     url: Secret,
     /// `POSTGRES_POOL_MIN`: connections kept open.
     pub pool_min: u32,
-    /// `POSTGRES_POOL_MAX`: connections opened at most, never under `pool_min`.
+    /// `POSTGRES_POOL_MAX`: connections in the pool at most, never under `pool_min`.
     pub pool_max: u32,
 }
 

@@ -296,7 +296,7 @@ pub const VARIABLES: &[Variable] = {
             Postgres,
             integer(1, 1_000),
             Some("10"),
-            "Connections that a process opens at most.",
+            "Connections in a process's pool at most. A few more listen, lead and flush documents.",
         ),
         Variable::new(
             "REDIS_URL",

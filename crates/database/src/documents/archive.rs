@@ -4,6 +4,7 @@ use super::{edits, failed, reading};
 use crate::{
     event_log::{leave, within},
     keyed,
+    pool::of_one,
 };
 use document_store::{
     Archived, Document, DocumentArchive, DocumentKey, DocumentPage, DocumentQuery, Flushed, Revision,
@@ -22,12 +23,14 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct PostgresArchive {
     pool: PgPool,
+    /// For what is kept.
+    writer: PgPool,
 }
 
 impl PostgresArchive {
     /// The archive in the platform's database.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool }
+        Self { writer: of_one(&pool), pool }
     }
 }
 
@@ -42,7 +45,7 @@ impl DocumentArchive for PostgresArchive {
         generation: String,
         documents: Vec<Unflushed>,
     ) -> BoxFuture<'static, Result<Option<Vec<Flushed>>, StoreError>> {
-        let pool = self.pool.clone();
+        let pool = self.writer.clone();
         Box::pin(async move { keep(&pool, &generation, &documents).await.map_err(failed) })
     }
 

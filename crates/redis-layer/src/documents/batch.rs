@@ -5,13 +5,17 @@ use super::{
     group::{Base, Group, Leftovers},
 };
 use crate::{
-    event_log::batch::{Address, Numbers, front, lifetime, ms},
+    event_log::{
+        batch::{Address, Heads, Numbers, front, lifetime, ms, positioned},
+        encode::read_position,
+    },
     keys,
     scripts::Encoding,
 };
 use document_store::KEPT_REVISIONS;
 use event_log::TopicKey;
 use fred::types::Value;
+use shared_types::Position;
 use std::{collections::HashSet, time::Duration};
 
 /// How long a document may be on its way from the archive before its loading is begun anew.
@@ -23,11 +27,19 @@ pub struct Batch {
     pub keys: Vec<String>,
     /// `ARGV`.
     pub arguments: Vec<Value>,
+    /// The topics in the script's order.
+    pub topics: Vec<TopicKey>,
 }
 
 /// Writes out `groups`; `ttl` is how long a document stays that is flushed, `renewed` are topics whose history's
-/// lifetime is to be renewed.
-pub fn write(address: &Address<'_>, groups: &[Group], ttl: Duration, renewed: &HashSet<TopicKey>) -> Batch {
+/// lifetime is to be renewed, `heads` where topics stood when this writer last heard of them.
+pub fn write(
+    address: &Address<'_>,
+    groups: &[Group],
+    ttl: Duration,
+    renewed: &HashSet<TopicKey>,
+    heads: &Heads,
+) -> Batch {
     let partition = address.partition;
     let mut keys = vec![
         partition.meta(),
@@ -45,24 +57,35 @@ pub fn write(address: &Address<'_>, groups: &[Group], ttl: Duration, renewed: &H
         Value::Integer(KEPT_REVISIONS as i64),
         Value::Integer(topics.all.len() as i64),
     ]);
-    for topic in &topics.all {
+    let mut counted: Vec<(Option<&Position>, u64)> = Vec::with_capacity(topics.all.len());
+    for &topic in &topics.all {
+        let head = heads.get(topic);
         keys.extend([keys::head(topic), keys::history(topic)]);
-        arguments.extend([address.announcing.channel(topic).into(), lifetime(address, topic, renewed)]);
+        arguments.extend([
+            address.announcing.channel(topic).into(),
+            lifetime(address, topic, renewed),
+            head.map(Position::to_string).unwrap_or_default().into(),
+        ]);
+        counted.push((head, 0));
     }
     let encoding = address.settled.scripts.documents.encoding;
     for group in groups {
         keys.extend([keys::document(partition, &group.key), keys::unflushed(partition, &group.key)]);
         arguments.extend(document(&address.settled.generation, encoding, group));
         for (write, (topic, event)) in group.writes.iter().zip(&group.events) {
+            let number = topics.of(topic);
+            let (head, count) = &mut counted[number as usize - 1];
+            *count += 1;
             arguments.extend([
                 Value::Integer(write.revision.revision as i64),
                 encode::record(&write.revision).into(),
-                Value::Integer(topics.of(topic)),
-                Value::Bytes(event.clone()),
+                Value::Integer(number),
+                Value::Bytes(positioned(*head, *count, event)),
             ]);
         }
     }
-    Batch { keys, arguments }
+    let topics = topics.all.into_iter().cloned().collect();
+    Batch { keys, arguments, topics }
 }
 
 fn document(generation: &str, encoding: Encoding, group: &Group) -> [Value; 6] {
@@ -110,8 +133,15 @@ pub enum Answer {
     OtherGeneration,
     /// A later batch came first.
     Overtaken,
-    /// What became of each group, and the partition's last sequence.
-    Fates(Vec<Fate>, u64),
+    /// The batch was taken.
+    Taken {
+        /// What became of each group.
+        fates: Vec<Fate>,
+        /// The partition's last sequence.
+        sequence: u64,
+        /// Where the topics stand since.
+        heads: Vec<Position>,
+    },
 }
 
 /// Reads the answer to a batch of `count` groups; `None` where it cannot be read.
@@ -124,7 +154,9 @@ pub fn read(answer: Value, count: usize) -> Option<Answer> {
         "S" => return Some(Answer::Overtaken),
         _ => {}
     }
-    let (sequence, letters) = text.split_once('\n')?;
+    let mut lines = text.lines();
+    let (sequence, letters) = (lines.next()?.parse().ok()?, lines.next()?);
+    let heads = lines.map(read_position).collect::<Option<_>>()?;
     if letters.len() != count {
         return None;
     }
@@ -134,7 +166,7 @@ pub fn read(answer: Value, count: usize) -> Option<Answer> {
         let number: usize = number?.parse().ok()?;
         *fates.get_mut(number.checked_sub(1)?)? = Fate::Other { head: parts.next()??, value: parts.next()?? };
     }
-    Some(Answer::Fates(fates, sequence.parse().ok()?))
+    Some(Answer::Taken { fates, sequence, heads })
 }
 
 #[cfg(test)]
@@ -144,10 +176,13 @@ mod tests {
     #[test]
     fn answers_are_read() {
         let text = |text: &str| Value::from(text);
-        let answer = vec![text("12\nOCC"), Value::Integer(3), text("g 1"), text("{}")];
-        let Some(Answer::Fates(fates, 12)) = read(Value::Array(answer), 3) else { panic!("fates") };
+        let answer = vec![text("12\nOCC\ne:7\nf:9"), Value::Integer(3), text("g 1"), text("{}")];
+        let Some(Answer::Taken { fates, sequence: 12, heads }) = read(Value::Array(answer), 3) else {
+            panic!("fates")
+        };
         let other = Fate::Other { head: "g 1".to_owned(), value: "{}".to_owned() };
         assert_eq!(fates, [Fate::Done, Fate::Unknown, other]);
+        assert_eq!(heads, ["e:7", "f:9"].map(|head| read_position(head).unwrap()));
         assert!(matches!(read(Value::Array(vec![text("G")]), 3), Some(Answer::OtherGeneration)));
         assert!(read(Value::Array(vec![text("12\nO")]), 3).is_none());
     }

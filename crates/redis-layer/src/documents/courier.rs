@@ -10,7 +10,10 @@ use super::{
 use crate::{
     connection::{linked, run_script},
     error::RedisError,
-    event_log::{batch::Address, lane::now_ms},
+    event_log::{
+        batch::{Address, Heads},
+        lane::now_ms,
+    },
     generation::Settled,
     keys::Partition,
 };
@@ -30,13 +33,14 @@ pub struct Courier {
     ground: Arc<Ground>,
     writer: String,
     number: u64,
+    heads: Heads,
 }
 
 impl Courier {
     /// One that has carried nothing yet.
     pub fn new(partition: Partition, ground: Arc<Ground>) -> Self {
         let writer = format!("{}d", ground.shore.writer);
-        Self { partition, ground, writer, number: 0 }
+        Self { partition, ground, writer, number: 0, heads: Heads::default() }
     }
 
     /// Sends the batch until it is answered, or one of its tasks has waited for too long.
@@ -45,7 +49,8 @@ impl Courier {
     /// `Unavailable` where it is not known what became of it, or `Internal`.
     pub async fn send(&mut self, groups: &[Group]) -> Result<(Arc<Settled>, Vec<Fate>), RedisError> {
         self.number += 1;
-        let shore = &self.ground.shore;
+        let ground = self.ground.clone();
+        let shore = &ground.shore;
         let deadlines = groups.iter().flat_map(|group| &group.tasks).map(|task| task.deadline);
         let deadline = deadlines.min().unwrap_or_else(Instant::now);
         let events = groups.iter().flat_map(|group| &group.events);
@@ -74,12 +79,13 @@ impl Courier {
 
     /// Sends the batch once; `None` where its generation is no longer the server's.
     async fn try_once(
-        &self,
+        &mut self,
         settled: &Arc<Settled>,
         groups: &[Group],
         renewed: &HashSet<TopicKey>,
     ) -> Result<Option<Vec<Fate>>, RedisError> {
-        let shore = &self.ground.shore;
+        let ground = self.ground.clone();
+        let shore = &ground.shore;
         let link = linked(&shore.links, PATIENCE).await?;
         let own = shore.own.lock().clone();
         let address = Address {
@@ -92,11 +98,12 @@ impl Courier {
             own: &own,
             now_ms: now_ms(),
         };
-        let batch = batch::write(&address, groups, self.ground.ttl, renewed);
+        let batch = batch::write(&address, groups, ground.ttl, renewed, &self.heads);
         let script = &settled.scripts.documents.write;
         let answer = run_script(&link.writes, script, self.partition, batch.keys, batch.arguments).await?;
         match batch::read(answer, groups.len()) {
-            Some(Answer::Fates(fates, sequence)) => {
+            Some(Answer::Taken { fates, sequence, heads }) => {
+                self.heads.learn(batch.topics.into_iter().zip(heads));
                 shore.guard.acknowledge(settled, self.partition, sequence);
                 Ok(Some(fates))
             }

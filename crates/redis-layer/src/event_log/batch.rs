@@ -123,8 +123,27 @@ pub struct Address<'a> {
     pub now_ms: i64,
 }
 
+/// Topics whose heads a writer remembers; beyond that it begins anew.
+const KNOWN_HEADS: usize = 4096;
+
 /// Where topics stand, as far as a writer knows.
-pub type Heads = AHashMap<TopicKey, Position>;
+#[derive(Default)]
+pub struct Heads(AHashMap<TopicKey, Position>);
+
+impl Heads {
+    /// Where this one stood when the writer last heard of it.
+    pub fn get(&self, topic: &TopicKey) -> Option<&Position> {
+        self.0.get(topic)
+    }
+
+    /// Takes what the writer heard.
+    pub fn learn(&mut self, heads: impl IntoIterator<Item = (TopicKey, Position)>) {
+        if self.0.len() > KNOWN_HEADS {
+            self.0.clear();
+        }
+        self.0.extend(heads);
+    }
+}
 
 /// Which of the append scripts a batch is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,7 +235,7 @@ fn write_plain<'a>(
 
 /// The `n`th event behind `head` with its position, so that the script need not write that in front; the event alone
 /// where no head is known.
-fn positioned(head: Option<&Position>, n: u64, event: &Bytes) -> Bytes {
+pub fn positioned(head: Option<&Position>, n: u64, event: &Bytes) -> Bytes {
     let Some(Position { epoch, offset }) = head else { return event.clone() };
     let mut out = Vec::with_capacity(epoch.len() + 21 + event.len());
     // Writing to memory does not fail.
@@ -335,7 +354,7 @@ pub struct Answer {
     /// How many events were appended.
     pub appended: usize,
     /// Where its topics stand since.
-    pub heads: Heads,
+    pub heads: AHashMap<TopicKey, Position>,
 }
 
 /// Reads the script's answer to a batch of `requests`.
@@ -345,7 +364,7 @@ pub struct Answer {
 pub fn read(answer: &str, topics: &[TopicKey], requests: &[&[Prepared]]) -> Result<Answer, LogError> {
     let unreadable = || LogError::Internal("the answer to an append cannot be read".to_owned());
     let mut lines = answer.lines();
-    let mut heads = Heads::with_capacity(topics.len());
+    let mut heads = AHashMap::with_capacity(topics.len());
     for topic in topics {
         heads.insert(topic.clone(), lines.next().and_then(encode::read_position).ok_or_else(unreadable)?);
     }

@@ -34,8 +34,6 @@ use tokio_util::sync::CancellationToken;
 pub const BATCH_EVENTS: usize = 500;
 /// Bytes in one script, beyond which no further part joins.
 const BATCH_BYTES: usize = 1 << 20;
-/// Topics whose heads a lane remembers; beyond that it begins anew.
-const KNOWN_HEADS: usize = 4096;
 /// How long a batch is tried before its callers are told that the log does not answer.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How long to wait before a batch is sent again.
@@ -182,10 +180,7 @@ impl Lane {
         self.number += 1;
         match self.send(&parts, deadline).await {
             Ok(answer) => {
-                if self.heads.len() > KNOWN_HEADS {
-                    self.heads.clear();
-                }
-                self.heads.extend(answer.heads);
+                self.heads.learn(answer.heads);
                 let metrics = &self.shore.metrics;
                 metrics.appends.inc_by(answer.appended as u64);
                 metrics.append_batch_size.observe(answer.appended as f64);

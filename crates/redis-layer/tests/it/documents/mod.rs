@@ -5,6 +5,7 @@
 
 mod archive;
 mod lost;
+mod positions;
 mod trouble;
 
 use crate::harness::soon;
