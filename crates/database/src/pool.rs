@@ -63,13 +63,13 @@ pub fn connect_lazy(settings: &PoolSettings) -> Result<Pool, DatabaseError> {
         .connect_lazy_with(options))
 }
 
-/// A pool of one connection, to the same database. Whoever writes again and again, one transaction after the other, has
-/// the same server process each time, with its plans and pages at hand; a pool of many goes round all of its own.
-pub fn of_one(pool: &Pool) -> Pool {
-    pool.options()
-        .clone()
-        .min_connections(0)
+/// A pool of one connection beside `pool`, to the same database; whoever wants it waits for `acquire_timeout` at most. For
+/// those who listen, and for those who write one transaction after the other: they have the same server process each time,
+/// with its plans and pages at hand, where a pool of many goes round all of its own.
+pub fn of_one(pool: &Pool, acquire_timeout: Duration) -> Pool {
+    PgPoolOptions::new()
         .max_connections(1)
+        .acquire_timeout(acquire_timeout)
         .connect_lazy_with((*pool.connect_options()).clone())
 }
 

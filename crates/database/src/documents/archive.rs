@@ -23,14 +23,14 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct PostgresArchive {
     pool: PgPool,
-    /// For what is kept.
+    /// What is kept goes over it, one flush after the other.
     writer: PgPool,
 }
 
 impl PostgresArchive {
     /// The archive in the platform's database.
     pub fn new(pool: PgPool) -> Self {
-        Self { writer: of_one(&pool), pool }
+        Self { writer: of_one(&pool, TIMEOUT), pool }
     }
 }
 

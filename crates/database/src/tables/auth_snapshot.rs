@@ -4,14 +4,11 @@
 
 use crate::{
     DatabaseError, Pool,
+    pool::of_one,
     sealing::Sealer,
     tables::{applications::ApplicationConfig, signing_keys},
 };
-use sqlx::{
-    FromRow, PgExecutor,
-    postgres::{PgListener, PgPoolOptions},
-    types::Json,
-};
+use sqlx::{FromRow, PgExecutor, postgres::PgListener, types::Json};
 use std::time::Duration;
 
 /// The channel that is notified when the version grows.
@@ -127,11 +124,7 @@ fn open(sealer: &Sealer, (application_id, id, sealed): (String, String, String))
 /// # Errors
 /// [`DatabaseError::Unavailable`] where it cannot be had within `limit`.
 pub async fn listen(pool: &Pool, limit: Duration) -> Result<PgListener, DatabaseError> {
-    let own = PgPoolOptions::new()
-        .max_connections(1)
-        .acquire_timeout(limit)
-        .connect_lazy_with(pool.connect_options().as_ref().clone());
-    let mut listener = PgListener::connect_with(&own).await?;
+    let mut listener = PgListener::connect_with(&of_one(pool, limit)).await?;
     listener.listen(CHANNEL).await?;
     Ok(listener)
 }

@@ -84,8 +84,7 @@ impl Courier {
         groups: &[Group],
         renewed: &HashSet<TopicKey>,
     ) -> Result<Option<Vec<Fate>>, RedisError> {
-        let ground = self.ground.clone();
-        let shore = &ground.shore;
+        let shore = &self.ground.shore;
         let link = linked(&shore.links, PATIENCE).await?;
         let own = shore.own.lock().clone();
         let address = Address {
@@ -98,7 +97,7 @@ impl Courier {
             own: &own,
             now_ms: now_ms(),
         };
-        let batch = batch::write(&address, groups, ground.ttl, renewed, &self.heads);
+        let batch = batch::write(&address, groups, self.ground.ttl, renewed, &self.heads);
         let script = &settled.scripts.documents.write;
         let answer = run_script(&link.writes, script, self.partition, batch.keys, batch.arguments).await?;
         match batch::read(answer, groups.len()) {
