@@ -48,11 +48,11 @@ pub trait DocumentArchive: Send + Sync {
     /// `Unavailable` or `Internal`.
     fn load(&self, keys: Vec<DocumentKey>) -> BoxFuture<'static, Result<Vec<Archived>, StoreError>>;
 
-    /// Writes documents and revisions in one transaction, none of which replaces a higher revision, as long as the hot
-    /// store's life is still `generation`; `None` where it is not, and nothing was written.
+    /// Writes documents, each together with its revisions, none of which replaces a higher revision, as long as the hot
+    /// store's life is still `generation`; `None` where it is not, and not all was written.
     ///
     /// # Errors
-    /// As [`DocumentArchive::load`]; then nothing is known to be written.
+    /// As [`DocumentArchive::load`]; then it is not known what was written.
     fn keep(
         &self,
         generation: String,

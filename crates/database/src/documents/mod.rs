@@ -2,11 +2,12 @@
 //!
 //! Owns `sync_documents` and `sync_document_revisions`. Edits go through the event log's writer, so that a document,
 //! its revision and its event are committed together, and many of them in one transaction (`edits`); reading goes by
-//! the pool (`reading`). Where another store stands in front, its documents come to rest here (`archive`). What an
+//! the pool (`reading`). Where another store stands in front, its documents come to rest here (`archive`, `keep`). What an
 //! edit does to a document enters as a pure function; knows nothing of merging or diffs.
 
 mod archive;
 mod edits;
+mod keep;
 mod reading;
 
 pub use archive::PostgresArchive;

@@ -1,5 +1,6 @@
 //! The document store's contract on PostgreSQL, and what only PostgreSQL can get wrong.
 
+mod archive;
 mod trouble;
 
 use database::{
