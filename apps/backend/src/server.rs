@@ -4,7 +4,7 @@ use crate::{
     gateway::{Gateway, GatewayLimits, GatewayParts},
     http, pages,
     rates::Rates,
-    state::{AppState, HttpSettings, Mode},
+    state::{AppParts, AppState, HttpSettings, Mode},
 };
 use anyhow::{Context as _, Result};
 use axum::serve::ListenerExt as _;
@@ -89,16 +89,17 @@ fn gateway(platform: &Platform, rates: Arc<Rates>) -> Arc<Gateway> {
 }
 
 fn state(platform: &Platform, gateway: &Gateway, rates: Arc<Rates>, mode: Mode) -> AppState {
-    AppState {
+    let parts = AppParts {
         pool: platform.pool.clone(),
         authenticator: platform.authenticator.clone(),
         router: platform.router.clone(),
         documents: platform.documents.clone(),
         metrics: platform.metrics.clone(),
         sealer: platform.sealer.clone(),
-        http: Arc::new(HttpSettings::of(&platform.config, mode)),
+        http: HttpSettings::of(&platform.config, mode),
         channels: gateway.channels.clone(),
         rates,
         draining: platform.draining.clone(),
-    }
+    };
+    parts.into()
 }

@@ -8,6 +8,7 @@ use metrics::Metrics;
 use shared_config::{Config, CorsOrigins, Environment, Networks};
 use shared_types::AppId;
 use std::{
+    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,9 +17,26 @@ use std::{
 };
 use sync::Documents;
 
-/// The parts of a backend, shared by its handlers.
+/// What a backend's handlers share: one pointer, since every request copies it several times.
 #[derive(Clone)]
-pub struct AppState {
+pub struct AppState(Arc<AppParts>);
+
+impl Deref for AppState {
+    type Target = AppParts;
+
+    fn deref(&self) -> &AppParts {
+        &self.0
+    }
+}
+
+impl From<AppParts> for AppState {
+    fn from(parts: AppParts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+/// The parts of a backend.
+pub struct AppParts {
     /// The platform's database.
     pub pool: Pool,
     /// Verifies and grants.
@@ -32,7 +50,7 @@ pub struct AppState {
     /// Seals connection URLs.
     pub sealer: Arc<Sealer>,
     /// How HTTP behaves.
-    pub http: Arc<HttpSettings>,
+    pub http: HttpSettings,
     /// Channels, presence and the connections of all instances.
     pub channels: Arc<Channels>,
     /// How often callers do something.

@@ -83,7 +83,7 @@ impl<'de> Deserialize<'de> for RawMembers<'de> {
             }
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
+                let mut members = Vec::with_capacity(16);
                 while let Some(member) = map.next_entry::<Name<'de>, &'de RawValue>()? {
                     members.push((member.0.0, member.1));
                 }

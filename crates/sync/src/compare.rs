@@ -105,7 +105,8 @@ impl Walk {
     fn new<'n>(names: impl Iterator<Item = &'n str>) -> Self {
         let ambiguous =
             names.flat_map(|name| name.match_indices('.').map(|(at, _)| name[..at].to_owned())).collect();
-        let (added, removed, changed, undo) = Default::default();
+        let (added, removed) = Default::default();
+        let (changed, undo) = (String::with_capacity(256), String::with_capacity(256));
         Self { added, removed, changed, undo, ambiguous }
     }
 

@@ -7,21 +7,26 @@ use super::{
 use crate::state::{AppState, HttpSettings};
 use axum::{
     Router,
-    extract::{Request, State},
+    extract::{DefaultBodyLimit, Request, State},
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
 use futures::FutureExt as _;
 use shared_types::{Problem, ids::new_id};
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{panic::AssertUnwindSafe, time::Instant};
+use tower::ServiceBuilder;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Puts the layers around `router`.
+/// Puts the layers around `router`. All at once: each time costs every request a copy of what it goes around.
 pub(super) fn around(router: Router, state: &AppState) -> Router {
-    router.layer(cors(&state.http)).layer(middleware::from_fn_with_state(state.http.clone(), outermost))
+    let layers = ServiceBuilder::new()
+        .layer(middleware::from_fn_with_state(state.clone(), outermost))
+        .layer(cors(&state.http))
+        .layer(DefaultBodyLimit::max(state.http.body_bytes));
+    router.layer(layers)
 }
 
 /// The answer where no route matches.
@@ -30,7 +35,8 @@ pub(super) async fn no_route() -> Response {
 }
 
 /// The first to see a request and the last to see its answer.
-async fn outermost(State(settings): State<Arc<HttpSettings>>, mut request: Request, next: Next) -> Response {
+async fn outermost(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let settings = &state.http;
     let id = request_id(&request);
     let header = HeaderValue::from_str(&id).expect("checked or made of letters and digits");
     request.headers_mut().insert(REQUEST_ID, header.clone());

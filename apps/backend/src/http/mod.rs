@@ -40,7 +40,7 @@ pub use peer::ClientAddress;
 pub use problem::{ApiError, ApiProblem};
 
 use crate::state::AppState;
-use axum::{Router, extract::DefaultBodyLimit};
+use axum::Router;
 use route::Route;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
@@ -83,7 +83,6 @@ pub fn app(state: AppState, others: Router) -> Router {
         .merge(docs)
         .with_state(state.clone())
         .merge(others)
-        .fallback(layers::no_route)
-        .layer(DefaultBodyLimit::max(state.http.body_bytes));
+        .fallback(layers::no_route);
     layers::around(router, &state)
 }

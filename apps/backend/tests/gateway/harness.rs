@@ -7,7 +7,7 @@ use backend::{
     gateway::{AddressLimits, Gateway, GatewayLimits, GatewayParts},
     http,
     rates::Rates,
-    state::{AppState, HttpSettings},
+    state::{AppParts, HttpSettings},
 };
 use database::{
     documents::{PostgresArchive, PostgresDocumentStore},
@@ -157,19 +157,19 @@ impl Platform {
             rates: rates.clone(),
         });
         tasks.spawn(gateway.clone().watch(mails, stop.clone()));
-        let state = AppState {
+        let state = AppParts {
             pool,
             authenticator: authenticator.clone(),
             router: router.clone(),
             documents,
             metrics: metrics.clone(),
             sealer,
-            http: Arc::new(HttpSettings::development(&self.database.url)),
+            http: HttpSettings::development(&self.database.url),
             channels: gateway.channels.clone(),
             rates,
             draining: Arc::new(AtomicBool::new(false)),
         };
-        let address = serve(http::app(state, gateway.routes()), &mut tasks);
+        let address = serve(http::app(state.into(), gateway.routes()), &mut tasks);
         let _stop = stop.drop_guard();
         Instance { gateway, address, router, authenticator, metrics, _stop, _tasks: tasks }
     }

@@ -12,7 +12,7 @@ use backend::{
     gateway::{AddressLimits, Lifecycle, Registry, channels::Channels},
     http::api,
     rates::Rates,
-    state::{AppState, HttpSettings, Mode},
+    state::{AppParts, AppState, HttpSettings, Mode},
 };
 use database::{
     documents::{PostgresArchive, PostgresDocumentStore},
@@ -229,18 +229,19 @@ impl Server {
         let channels = channels(&shared, metrics.clone(), &mut tasks, &stop);
         let mut http = HttpSettings::development(&test.url);
         change(&mut http);
-        let state = AppState {
+        let state = AppParts {
             pool: test.pool.clone(),
             authenticator,
             router: EventRouter::new(shared.log, metrics.clone()),
             documents,
             metrics,
             sealer,
-            http: Arc::new(http),
+            http,
             channels,
             rates: Rates::new(None),
             draining: Arc::default(),
         };
+        let state = AppState::from(state);
         Self { test, router: api(state.clone()), state, ahead_ms, stop, _tasks: tasks, redis }
     }
 

@@ -10,7 +10,7 @@ use super::edits;
 use crate::keyed;
 use document_store::{Document, Flushed, Unflushed};
 use sqlx::{
-    Connection as _, PgConnection, Postgres, Row, Transaction,
+    Arguments as _, Connection as _, PgConnection, Postgres, Row, Transaction,
     postgres::{PgArguments, PgRow},
     query::Query,
 };
@@ -176,7 +176,9 @@ fn bound<'a>(
     documents: &[&'a Unflushed],
 ) -> Result<Query<'a, Postgres, PgArguments>, sqlx::Error> {
     let all = || documents.iter().map(|unflushed| &unflushed.document);
-    let query = sqlx::query(statement)
+    let mut arguments = PgArguments::default();
+    arguments.reserve(21, documents.iter().map(|unflushed| bytes(unflushed)).sum());
+    let query = sqlx::query_with(statement, arguments)
         .bind(all().map(|d| d.key.scope.application().as_str()).collect::<Vec<_>>())
         .bind(all().map(|d| d.key.scope.environment().as_str()).collect::<Vec<_>>())
         .bind(all().map(|d| d.key.service.as_str()).collect::<Vec<_>>())
@@ -203,6 +205,19 @@ fn bound<'a>(
         .bind(all().map(|(_, r)| &*r.undo).collect::<Vec<_>>())
         .bind(all().map(|(_, r)| r.event_id.as_str()).collect::<Vec<_>>())
         .bind(all().map(|(_, r)| edits::time(r.at)).collect::<Result<Vec<_>, _>>()?))
+}
+
+/// About how much a document and its revisions take as arguments.
+fn bytes(unflushed: &Unflushed) -> usize {
+    /// Lengths, numbers and times.
+    const REST: usize = 128;
+    let Unflushed { document, revisions } = unflushed;
+    let key = document.key.scope.application().as_str().len()
+        + document.key.service.as_str().len()
+        + document.key.id.as_str().len()
+        + REST;
+    let remembered: usize = revisions.iter().map(|r| key + r.diff.as_str().len() + r.undo.len()).sum();
+    key + document.data.as_str().len() + remembered
 }
 
 fn flushed(row: &PgRow, ours: u64) -> Result<Flushed, sqlx::Error> {

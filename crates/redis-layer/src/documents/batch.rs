@@ -27,8 +27,8 @@ pub struct Batch {
     pub keys: Vec<String>,
     /// `ARGV`.
     pub arguments: Vec<Value>,
-    /// The topics in the script's order.
-    pub topics: Vec<TopicKey>,
+    /// The topics in the script's order, and how many events each gets.
+    pub topics: Vec<(TopicKey, u64)>,
 }
 
 /// Writes out `groups`; `ttl` is how long a document stays that is flushed, `renewed` are topics whose history's
@@ -57,14 +57,14 @@ pub fn write(
         Value::Integer(KEPT_REVISIONS as i64),
         Value::Integer(topics.all.len() as i64),
     ]);
-    let mut counted: Vec<(Option<&Position>, u64)> = Vec::with_capacity(topics.all.len());
+    let mut counted: Vec<(Option<Position>, u64)> = Vec::with_capacity(topics.all.len());
     for &topic in &topics.all {
         let head = heads.get(topic);
         keys.extend([keys::head(topic), keys::history(topic)]);
         arguments.extend([
             address.announcing.channel(topic).into(),
             lifetime(address, topic, renewed),
-            head.map(Position::to_string).unwrap_or_default().into(),
+            head.as_ref().map(Position::to_string).unwrap_or_default().into(),
         ]);
         counted.push((head, 0));
     }
@@ -80,11 +80,12 @@ pub fn write(
                 Value::Integer(write.revision.revision as i64),
                 encode::record(&write.revision).into(),
                 Value::Integer(number),
-                Value::Bytes(positioned(*head, *count, event)),
+                Value::Bytes(positioned(head.as_ref(), *count, event)),
             ]);
         }
     }
-    let topics = topics.all.into_iter().cloned().collect();
+    let counts = counted.into_iter().map(|(_, count)| count);
+    let topics = topics.all.into_iter().cloned().zip(counts).collect();
     Batch { keys, arguments, topics }
 }
 

@@ -1,5 +1,5 @@
-//! Carries one partition's batches to Redis: under a growing number, again until it is answered, and only under the
-//! generation that holds.
+//! Carries one partition's batches to Redis: each under a writer's growing number, again until it is answered, and only
+//! under the generation that holds.
 
 use super::{
     Ground,
@@ -18,9 +18,13 @@ use crate::{
     keys::Partition,
 };
 use event_log::TopicKey;
+use parking_lot::Mutex;
 use std::{
     collections::HashSet,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -31,24 +35,37 @@ const RETRY: Duration = Duration::from_millis(50);
 pub struct Courier {
     partition: Partition,
     ground: Arc<Ground>,
-    writer: String,
-    number: u64,
-    heads: Heads,
+    writers: [Writer; 2],
+    heads: Mutex<Heads>,
+}
+
+/// Has one batch under way at a time.
+struct Writer {
+    name: String,
+    sent: AtomicU64,
 }
 
 impl Courier {
     /// One that has carried nothing yet.
     pub fn new(partition: Partition, ground: Arc<Ground>) -> Self {
-        let writer = format!("{}d", ground.shore.writer);
-        Self { partition, ground, writer, number: 0, heads: Heads::default() }
+        let writers = ["d", "e"].map(|letter| Writer {
+            name: format!("{}{letter}", ground.shore.writer),
+            sent: AtomicU64::new(0),
+        });
+        Self { partition, ground, writers, heads: Mutex::default() }
     }
 
-    /// Sends the batch until it is answered, or one of its tasks has waited for too long.
+    /// Sends the batch under the writer of this number, which has nothing under way, until it is answered, or one of its
+    /// tasks has waited for too long.
     ///
     /// # Errors
     /// `Unavailable` where it is not known what became of it, or `Internal`.
-    pub async fn send(&mut self, groups: &[Group]) -> Result<(Arc<Settled>, Vec<Fate>), RedisError> {
-        self.number += 1;
+    pub async fn send(
+        &self,
+        writer: usize,
+        groups: &[Group],
+    ) -> Result<(Arc<Settled>, Vec<Fate>), RedisError> {
+        let number = 1 + self.writers[writer].sent.fetch_add(1, Ordering::Relaxed);
         let ground = self.ground.clone();
         let shore = &ground.shore;
         let deadlines = groups.iter().flat_map(|group| &group.tasks).map(|task| task.deadline);
@@ -62,7 +79,7 @@ impl Courier {
         loop {
             let patience = deadline.saturating_duration_since(Instant::now());
             let settled = shore.guard.settled(patience).await.map_err(not_renewed)?;
-            let error = match self.try_once(&settled, groups, &renewed).await {
+            let error = match self.try_once((writer, number), &settled, groups, &renewed).await {
                 Ok(Some(fates)) => return Ok((settled, fates)),
                 Ok(None) | Err(RedisError::UnknownScript) => {
                     shore.guard.doubt(&settled);
@@ -79,7 +96,8 @@ impl Courier {
 
     /// Sends the batch once; `None` where its generation is no longer the server's.
     async fn try_once(
-        &mut self,
+        &self,
+        (writer, number): (usize, u64),
         settled: &Arc<Settled>,
         groups: &[Group],
         renewed: &HashSet<TopicKey>,
@@ -89,20 +107,27 @@ impl Courier {
         let own = shore.own.lock().clone();
         let address = Address {
             partition: self.partition,
-            writer: &self.writer,
-            number: self.number,
+            writer: &self.writers[writer].name,
+            number,
             settled,
             announcing: link.announcing,
             settings: &shore.settings,
             own: &own,
             now_ms: now_ms(),
         };
-        let batch = batch::write(&address, groups, self.ground.ttl, renewed, &self.heads);
+        let batch = {
+            let mut heads = self.heads.lock();
+            let batch = batch::write(&address, groups, self.ground.ttl, renewed, &heads);
+            heads.send(&batch.topics);
+            batch
+        };
         let script = &settled.scripts.documents.write;
-        let answer = run_script(&link.writes, script, self.partition, batch.keys, batch.arguments).await?;
-        match batch::read(answer, groups.len()) {
+        let answer = run_script(&link.writes, script, self.partition, batch.keys, batch.arguments).await;
+        self.heads.lock().settle(&batch.topics);
+        match batch::read(answer?, groups.len()) {
             Some(Answer::Taken { fates, sequence, heads }) => {
-                self.heads.learn(batch.topics.into_iter().zip(heads));
+                let topics = batch.topics.into_iter().map(|(topic, _)| topic);
+                self.heads.lock().learn(topics.zip(heads));
                 shore.guard.acknowledge(settled, self.partition, sequence);
                 Ok(Some(fates))
             }

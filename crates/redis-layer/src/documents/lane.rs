@@ -1,9 +1,10 @@
 //! The writer of one partition's documents: applies edits to what it remembers, and writes what they come to as one
 //! script, which takes them where Redis still holds what they were applied to.
 //!
-//! One batch at a time is under way. What comes meanwhile goes into the next one, so that many edits of a document are
-//! one write. An edit that met something else is applied again to what the answer brought; a document that Redis does not
-//! have is loaded while others go on.
+//! Of each document one batch at a time is under way. What comes meanwhile goes into the next one, so that many edits of
+//! a document are one write. A lane that has Redis to itself, and much to do, halves its documents: while one half is
+//! written, edits are applied to the other. An edit that met something else is applied again to what the answer brought;
+//! a document that Redis does not have is loaded while others go on.
 
 use super::{
     Ground, Parting,
@@ -13,17 +14,19 @@ use super::{
     encode,
     group::{Base, Group, Leftovers, Loaded, Outcome, Task, Work},
     parting::Flush,
+    turns::Turn,
 };
-use crate::{generation::Settled, keys::Partition};
+use crate::{error::RedisError, generation::Settled, keys::Partition};
 use ahash::AHashMap;
 use document_store::{Archived, Document, DocumentKey, Durability, StoreError};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use std::{
     collections::{HashSet, VecDeque},
+    hash::{BuildHasher, RandomState},
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{SemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// How long a task is tried.
@@ -41,6 +44,9 @@ const LARGE: usize = 256 << 10;
 /// Tasks that are taken from the queue before they are done.
 const TAKEN: usize = 4_096;
 
+/// Tasks for which it is worth to halve the documents.
+const MUCH: usize = 8;
+
 /// What a lane is asked to do.
 pub enum Command {
     /// Work on a document.
@@ -54,15 +60,34 @@ type Asked = Vec<(DocumentKey, String, Option<Document>)>;
 /// These, with the generation in which they were asked for, and what the archive holds of each.
 type Found = (Asked, Arc<str>, Result<Vec<Archived>, StoreError>);
 
+/// A batch that was written, or not: the half it is of, and since when it was under way.
+type Sent = (usize, Vec<Group>, Instant, Result<(Arc<Settled>, Vec<Fate>), RedisError>);
+
+/// Which documents are being written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writing {
+    Nothing,
+    /// Of both halves.
+    All,
+    /// Of this half.
+    Half(usize),
+    /// Of each half, by a batch of its own.
+    Halves,
+}
+
 /// The task's state.
 pub struct Lane {
     partition: Partition,
     ground: Arc<Ground>,
     queue: mpsc::Receiver<Command>,
     parting: Parting,
-    courier: Courier,
+    courier: Arc<Courier>,
     cache: Cache,
-    ready: VecDeque<Task>,
+    /// By half.
+    ready: [VecDeque<Task>; 2],
+    halves: RandomState,
+    writing: Writing,
+    under_way: FuturesUnordered<BoxFuture<'static, Sent>>,
     /// Tasks on documents that are being loaded.
     waiting: AHashMap<DocumentKey, Vec<Task>>,
     /// How many those are.
@@ -86,12 +111,15 @@ impl Lane {
     ) -> Self {
         Self {
             partition,
-            courier: Courier::new(partition, ground.clone()),
+            courier: Arc::new(Courier::new(partition, ground.clone())),
             ground,
             queue,
             parting,
             cache: Cache::new(remembered),
-            ready: VecDeque::new(),
+            ready: Default::default(),
+            halves: RandomState::new(),
+            writing: Writing::Nothing,
+            under_way: FuturesUnordered::new(),
             waiting: AHashMap::new(),
             waiting_count: 0,
             loads: FuturesUnordered::new(),
@@ -106,52 +134,113 @@ impl Lane {
         let mut stopping = false;
         let mut open = true;
         loop {
-            if self.ready.is_empty() {
-                if !open && self.loads.is_empty() {
-                    return;
-                }
-                tokio::select! {
-                    biased;
-                    Some(found) = self.loads.next(), if !self.loads.is_empty() => self.take_found(found),
-                    command = self.queue.recv(), if open && self.waiting_count < TAKEN => match command {
-                        Some(command) => self.take(command),
-                        None => open = false,
-                    },
-                    () = stop.cancelled(), if !stopping => {
-                        stopping = true;
-                        self.queue.close();
-                    }
-                }
+            self.write().await;
+            if !open && self.is_done() {
+                return;
             }
-            let ground = self.ground.clone();
-            let turn = if self.ready.is_empty() { None } else { ground.turns.take().await };
-            while self.ready.len() + self.waiting_count < TAKEN
-                && let Ok(command) = self.queue.try_recv()
-            {
-                self.take(command);
-            }
-            let groups = self.form();
-            if !groups.is_empty() {
-                self.process(groups, turn).await;
+            tokio::select! {
+                biased;
+                Some(sent) = self.under_way.next(), if !self.under_way.is_empty() => self.take_sent(sent).await,
+                Some(found) = self.loads.next(), if !self.loads.is_empty() => self.take_found(found),
+                command = self.queue.recv(), if open && self.may_begin() && self.has_room() => match command {
+                    Some(command) => self.take(command),
+                    None => open = false,
+                },
+                () = stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    self.queue.close();
+                }
             }
         }
     }
 
+    fn ready_count(&self) -> usize {
+        self.ready.iter().map(VecDeque::len).sum()
+    }
+
+    fn has_room(&self) -> bool {
+        self.ready_count() + self.waiting_count < TAKEN
+    }
+
+    /// Whether a task that comes now may be begun. The others wait in the queue.
+    fn may_begin(&self) -> bool {
+        matches!(self.writing, Writing::Nothing | Writing::Half(_))
+    }
+
+    fn is_done(&self) -> bool {
+        self.ready_count() == 0 && self.under_way.is_empty() && self.loads.is_empty()
+    }
+
     fn take(&mut self, command: Command) {
-        match command {
-            Command::Task(task) => self.ready.push_back(task),
+        let task = match command {
+            Command::Task(task) => task,
             Command::Doubt(key) => {
                 self.cache.forget(&key);
                 self.doubted.insert(key.clone());
                 let (reply, _) = oneshot::channel();
-                let deadline = Instant::now() + PATIENCE;
-                self.ready.push_back(Task { key, work: Work::Look { reply }, deadline });
+                Task { key, work: Work::Look { reply }, deadline: Instant::now() + PATIENCE }
+            }
+        };
+        self.ready[self.half_of(&task.key)].push_back(task);
+    }
+
+    fn take_queued(&mut self) {
+        while self.has_room()
+            && let Ok(command) = self.queue.try_recv()
+        {
+            self.take(command);
+        }
+    }
+
+    /// In which half a document is, always.
+    fn half_of(&self, key: &DocumentKey) -> usize {
+        (self.halves.hash_one(key) & 1) as usize
+    }
+
+    /// Puts under way what is ready, and may be.
+    async fn write(&mut self) {
+        while self.writing == Writing::Nothing && self.ready_count() > 0 {
+            let ground = self.ground.clone();
+            let turn = ground.turns.take().await;
+            self.take_queued();
+            let halved = ground.turns.is_free() && self.ready_count() >= MUCH;
+            let first = usize::from(self.ready[0].is_empty());
+            self.begin(if halved { Writing::Half(first) } else { Writing::All }, turn).await;
+        }
+        if let Writing::Half(half) = self.writing {
+            self.take_queued();
+            if !self.ready[1 - half].is_empty()
+                && let Some(turn) = self.ground.turns.try_take()
+            {
+                self.begin(Writing::Half(1 - half), Some(turn)).await;
             }
         }
     }
 
+    /// Puts what is ready of these documents under way, where that is anything.
+    async fn begin(&mut self, which: Writing, turn: Option<Turn>) {
+        let groups = self.form(which);
+        if groups.is_empty() {
+            return;
+        }
+        let begun = Instant::now();
+        let Some(groups) = applied(groups).await else { return };
+        let groups = self.bounded(groups);
+        let writer = match which {
+            Writing::Half(half) => half,
+            _ => 0,
+        };
+        let courier = self.courier.clone();
+        self.under_way.push(Box::pin(async move {
+            let sent = courier.send(writer, &groups).await;
+            drop(turn);
+            (writer, groups, begun, sent)
+        }));
+        self.writing = if self.writing == Writing::Nothing { which } else { Writing::Halves };
+    }
+
     /// Takes tasks, by document, within the bounds of a script.
-    fn form(&mut self) -> Vec<Group> {
+    fn form(&mut self, which: Writing) -> Vec<Group> {
         let mut groups: Vec<Group> = Vec::new();
         let mut numbers: AHashMap<DocumentKey, usize> = AHashMap::new();
         let (mut unknown, mut bytes, now) = (0, 0, Instant::now());
@@ -159,7 +248,13 @@ impl Lane {
             if groups.len() >= GROUPS || unknown >= UNKNOWN || bytes > BYTES {
                 break;
             }
-            let Some(task) = self.ready.pop_front() else { break };
+            let [zero, one] = &mut self.ready;
+            let task = match which {
+                Writing::Half(half) => self.ready[half].pop_front(),
+                _ if zero.len() > one.len() => zero.pop_front(),
+                _ => one.pop_front(),
+            };
+            let Some(task) = task else { break };
             if task.deadline <= now {
                 task.work.fail(StoreError::Unavailable("no answer in time".to_owned()));
                 continue;
@@ -192,12 +287,11 @@ impl Lane {
         self.cache.get(key).cloned().map_or(Base::Unknown, Base::Hot)
     }
 
-    async fn process(&mut self, groups: Vec<Group>, turn: Option<SemaphorePermit<'_>>) {
-        let started = Instant::now();
-        let Some(groups) = applied(groups).await else { return };
-        let groups = self.bounded(groups);
-        let sent = self.courier.send(&groups).await;
-        drop(turn);
+    async fn take_sent(&mut self, (writer, groups, begun, sent): Sent) {
+        self.writing = match self.writing {
+            Writing::Halves => Writing::Half(1 - writer),
+            _ => Writing::Nothing,
+        };
         match sent {
             Ok((settled, fates)) => {
                 let count: usize = groups
@@ -210,7 +304,7 @@ impl Lane {
                 if count > 0 {
                     metrics.appends.inc_by(count as u64);
                     metrics.append_batch_size.observe(count as f64);
-                    metrics.append_seconds.observe(started.elapsed().as_secs_f64());
+                    metrics.append_seconds.observe(begun.elapsed().as_secs_f64());
                 }
                 self.finish(&settled, groups, fates).await;
             }
@@ -245,7 +339,9 @@ impl Lane {
 
     /// Puts tasks back, before all others, in their order.
     fn again(&mut self, tasks: Vec<Task>) {
-        tasks.into_iter().rev().for_each(|task| self.ready.push_front(task));
+        for task in tasks.into_iter().rev() {
+            self.ready[self.half_of(&task.key)].push_front(task);
+        }
     }
 
     async fn finish(&mut self, settled: &Settled, groups: Vec<Group>, fates: Vec<Fate>) {

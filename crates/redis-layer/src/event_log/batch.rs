@@ -126,22 +126,44 @@ pub struct Address<'a> {
 /// Topics whose heads a writer remembers; beyond that it begins anew.
 const KNOWN_HEADS: usize = 4096;
 
-/// Where topics stand, as far as a writer knows.
+/// Where topics stand, as far as a writer knows: a guess, which the scripts check.
 #[derive(Default)]
-pub struct Heads(AHashMap<TopicKey, Position>);
+pub struct Heads {
+    /// As last heard.
+    heard: AHashMap<TopicKey, Position>,
+    /// Events that are under way.
+    sent: AHashMap<TopicKey, u64>,
+}
 
 impl Heads {
-    /// Where this one stood when the writer last heard of it.
-    pub fn get(&self, topic: &TopicKey) -> Option<&Position> {
-        self.0.get(topic)
+    /// Where this one will stand when what is under way has come.
+    pub fn get(&self, topic: &TopicKey) -> Option<Position> {
+        let Position { epoch, offset } = self.heard.get(topic)?;
+        let sent = self.sent.get(topic).copied().unwrap_or_default();
+        Some(Position { epoch: epoch.clone(), offset: offset + sent })
+    }
+
+    /// So many events of these topics are under way.
+    pub fn send(&mut self, events: &[(TopicKey, u64)]) {
+        events.iter().for_each(|(topic, count)| *self.sent.entry(topic.clone()).or_default() += count);
+    }
+
+    /// What became of them is known, or never will be.
+    pub fn settle(&mut self, events: &[(TopicKey, u64)]) {
+        for (topic, count) in events {
+            if let Some(sent) = self.sent.get_mut(topic) {
+                *sent = sent.saturating_sub(*count);
+            }
+        }
+        self.sent.retain(|_, sent| *sent > 0);
     }
 
     /// Takes what the writer heard.
     pub fn learn(&mut self, heads: impl IntoIterator<Item = (TopicKey, Position)>) {
-        if self.0.len() > KNOWN_HEADS {
-            self.0.clear();
+        if self.heard.len() > KNOWN_HEADS {
+            self.heard.clear();
         }
-        self.0.extend(heads);
+        self.heard.extend(heads);
     }
 }
 
@@ -224,11 +246,11 @@ fn write_plain<'a>(
         batch.arguments.extend([
             address.announcing.channel(topic).into(),
             lifetime(address, topic, renewed),
-            head.map(Position::to_string).unwrap_or_default().into(),
+            head.as_ref().map(Position::to_string).unwrap_or_default().into(),
             Value::Integer(events.len() as i64),
         ]);
         let events = events.into_iter().zip(1..);
-        batch.arguments.extend(events.map(|(event, n)| Value::Bytes(positioned(head, n, event))));
+        batch.arguments.extend(events.map(|(event, n)| Value::Bytes(positioned(head.as_ref(), n, event))));
         batch.topics.push(topic.clone());
     }
 }
