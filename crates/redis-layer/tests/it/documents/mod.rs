@@ -4,6 +4,7 @@
 //! With `REALTIME_TEST_REDISJSON` naming the module's file, servers load it, and the same tests run on the other encoding.
 
 mod archive;
+mod halves;
 mod lost;
 mod positions;
 mod trouble;
