@@ -22,7 +22,7 @@ pub const DOCUMENTS: usize = 512;
 const BYTES: usize = 8 << 20;
 /// Documents that are flushed together, unless more are urgent or have gathered than this keeps up with: so the database
 /// is never busy for long while others want its processor.
-const BATCH: usize = 96;
+const BATCH: usize = 192;
 /// What part of all that waits a larger batch is.
 const SHARE: usize = 8;
 /// How long what nobody waits for is held back, so that more goes with it: until a batch has gathered, or so many times

@@ -6,16 +6,17 @@
 -- Answers 'G' for another generation, else 'O'.
 local call = redis.call
 if string.sub(call('GET', KEYS[1]) or '', 1, 8) ~= ARGV[1] then return 'G' end
-local a = 4
+local a, clean = 4, {}
 for k = 3, #KEYS, 2 do
   local name, count = ARGV[a], tonumber(ARGV[a + 1])
   if count > 0 then call('HDEL', KEYS[k + 1], unpack(ARGV, a + 2, a + 1 + count)) end
   if call('EXISTS', KEYS[k + 1]) == 0 then
-    call('ZREM', KEYS[2], name)
+    clean[#clean + 1] = name
     call('PEXPIRE', KEYS[k], ARGV[3])
   else
     call('ZADD', KEYS[2], 'XX', ARGV[2], name)
   end
   a = a + 2 + count
 end
+if #clean > 0 then call('ZREM', KEYS[2], unpack(clean)) end
 return 'O'
