@@ -17,12 +17,11 @@ use super::{
     turns::Turn,
 };
 use crate::{error::RedisError, generation::Settled, keys::Partition};
-use ahash::AHashMap;
+use ahash::{AHashMap, RandomState};
 use document_store::{Archived, Document, DocumentKey, Durability, StoreError};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use std::{
     collections::{HashSet, VecDeque},
-    hash::{BuildHasher, RandomState},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -200,10 +199,9 @@ impl Lane {
     /// Puts under way what is ready, and may be.
     async fn write(&mut self) {
         while self.writing == Writing::Nothing && self.ready_count() > 0 {
-            let ground = self.ground.clone();
-            let turn = ground.turns.take().await;
+            let turn = self.ground.turns.take().await;
             self.take_queued();
-            let halved = ground.turns.is_free() && self.ready_count() >= MUCH;
+            let halved = self.ground.turns.is_free() && self.ready_count() >= MUCH;
             let first = usize::from(self.ready[0].is_empty());
             self.begin(if halved { Writing::Half(first) } else { Writing::All }, turn).await;
         }
