@@ -197,12 +197,19 @@ impl Platform {
         });
     }
 
-    /// Applies migrations and reads the keys once; answers whether that worked.
+    /// Applies migrations, takes the event log over where a Redis held it, and reads the keys once; answers whether that
+    /// worked. Nobody is let in, and nothing appended, before.
     async fn prepare(&self) -> bool {
         match migrate::latest(&self.pool).await {
             Ok(applied) => {
                 if !applied.is_empty() {
                     tracing::info!(migrations = ?applied, "migrations applied");
+                }
+                if self.redis.is_none()
+                    && let Err(error) = database::event_log::take_over(&self.pool).await
+                {
+                    tracing::warn!(%error, "could not see whether a redis held the event log; trying again");
+                    return false;
                 }
                 self.migrated.send_replace(true);
                 if let Err(problem) = self.authenticator.refresh().await {
@@ -269,7 +276,6 @@ fn shared_in_the_database(config: &Config, pool: &Pool, metrics: &Arc<Metrics>, 
     let log = tasks.spawn_with(|set| {
         PostgresEventLog::start(pool.clone(), settings, metrics.clone(), set, stop.clone())
     });
-    tasks.spawn("the end of redis", leave_redis(pool.clone(), stop));
     Shared {
         store: Arc::new(PostgresDocumentStore::new(pool.clone(), &log)),
         log,
@@ -299,17 +305,6 @@ fn shared_on_redis(
         .spawn_with(|set| RedisDocumentStore::start(&log, archive, config.sync_doc_ttl, set, stop.clone()));
     let (presence, counters) = (Arc::new(log.presence()), Some(log.counters()));
     Ok(Shared { redis: Some(log.clone()), log, store, presence, counters })
-}
-
-/// Says, until it is heard, that what a Redis may hold from before no longer counts.
-async fn leave_redis(pool: Pool, stop: CancellationToken) {
-    while redis_layer::end_generation(&pool).await.is_err() {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(RETRY) => {}
-        }
-    }
-    stop.cancelled().await;
 }
 
 /// How documents are kept: as large as a request may be.

@@ -21,7 +21,6 @@ mod subscriptions;
 pub use counters::{Count, RedisCounters, Total};
 pub use documents::RedisDocumentStore;
 pub use error::RedisError;
-pub use generation::end as end_generation;
 pub use leader::RedisLeader;
 pub use presence::RedisPresence;
 pub use settings::{HistoryLimit, RedisSettings};

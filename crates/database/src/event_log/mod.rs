@@ -22,6 +22,7 @@ mod store;
 mod unit;
 mod writer;
 
+pub use epochs::take_over;
 pub use ids::forget_ids;
 
 pub(crate) use append::Request;

@@ -1,7 +1,7 @@
 //! The platform with Redis, without, and from one to the other.
 
 use document_store::{DocumentId, DocumentKey, ServiceName};
-use event_log::{HistoryQuery, PageLimit, Start, StoredEvent, TopicKey};
+use event_log::{HistoryQuery, PageLimit, Reach, Start, StoredEvent, TopicKey};
 use platform::Platform;
 use shared_config::{Config, Vars};
 use shared_types::{AppId, Environment, Position, RawObject, Scope, TopicName};
@@ -120,6 +120,55 @@ async fn documents_follow_from_one_mode_to_the_other() {
     assert_eq!(merge(&with, "{\"c\":3}").await.revision, 4);
     assert_ne!(updated_epoch(&with).await, epoch, "positions from before do not count");
     with.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_position_from_before_redis_counts_after_it() {
+    let (database, redis) = (testkit::database().await, LocalRedis::start(Persistence::Always));
+    let key = |topic: &str| TopicKey { scope: scope(), topic: TopicName::parse(topic).expect("valid") };
+    let (busy, quiet) = (key("sync.notes.created"), key("order.updated"));
+    let heads = async |platform: &Platform| {
+        let head = async |key: &TopicKey| platform.log.head(key).await.expect("head");
+        [head(&busy).await, head(&quiet).await]
+    };
+    let reach = async |platform: &Platform, key: &TopicKey, position: Position| {
+        let query = HistoryQuery {
+            start: Start::After(position),
+            until: None,
+            limit: PageLimit { events: 10, bytes: 1 << 20 },
+        };
+        platform.log.history(key, query).await.expect("history").reach
+    };
+
+    let without = start(&database, None).await;
+    create(&without, "before").await;
+    let [created, nothing] = heads(&without).await;
+    assert_eq!(created.offset, 1);
+    without.stop().await;
+
+    // Nothing was elsewhere: positions hold over a restart.
+    let without = start(&database, None).await;
+    assert_eq!(heads(&without).await, [created.clone(), nothing.clone()]);
+    without.stop().await;
+
+    let with = start(&database, Some(&redis)).await;
+    create(&with, "meanwhile").await;
+    with.stop().await;
+
+    let without = start(&database, None).await;
+    let beside = start(&database, None).await;
+    assert_eq!(reach(&without, &busy, created.clone()).await, Reach::OtherEpoch, "one event was missed");
+    assert_eq!(
+        reach(&without, &quiet, nothing.clone()).await,
+        Reach::OtherEpoch,
+        "some may have been missed"
+    );
+    create(&without, "after").await;
+    let now = heads(&without).await;
+    assert_eq!(now[0].offset, 1, "numbers begin anew");
+    assert_eq!(heads(&beside).await, now, "all processes agree");
+    without.stop().await;
+    beside.stop().await;
 }
 
 async fn updated_epoch(platform: &Platform) -> String {

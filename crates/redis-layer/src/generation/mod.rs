@@ -10,7 +10,6 @@ mod look;
 mod witness;
 
 pub use look::{Fresh, Node};
-pub use witness::end;
 
 use crate::{
     connection::{Link, Links, linked},

@@ -80,15 +80,6 @@ pub async fn raise(pool: &PgPool, acknowledged: &Acknowledged) -> Result<(), Red
     within(TIMEOUT, work).await.map(|_| ())
 }
 
-/// Says that Redis no longer holds anything: whoever uses one next begins a new generation, and compares what it finds
-/// there with what was written without it.
-///
-/// # Errors
-/// `Unavailable` where Postgres does not answer.
-pub async fn end(pool: &PgPool) -> Result<(), RedisError> {
-    within(TIMEOUT, sqlx::query("delete from event_log_redis").execute(pool)).await.map(|_| ())
-}
-
 async fn within<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
