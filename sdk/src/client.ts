@@ -51,6 +51,7 @@ export class RealtimeClient {
     const settings = readSettings(options);
     const { token, getToken } = options;
     if (!token && !getToken) throw invalid('token or getToken is required');
+    if (getToken && typeof getToken !== 'function') throw invalid('getToken must be a function');
     const tokens = new TokenSource(token === '' ? undefined : token, getToken, settings.requestTimeoutMs);
     const request: Connection['request'] = (name, payload, done) => {
       this.connection.request(name, payload, done);
@@ -129,7 +130,11 @@ export class RealtimeClient {
     this.subscriptions.remove(subscriptionId);
   }
 
-  /** Registers a handler. Handlers run in the order of their registration. */
+  /**
+   * Registers a handler. Handlers run in the order of their registration.
+   *
+   * @throws TypeError where `handler` is no function.
+   */
   on<Name extends EventName>(event: Name, handler: EventHandler<Name>): void {
     if (!this.destroyed) this.emitter.on(event, handler);
   }

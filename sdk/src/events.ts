@@ -52,8 +52,13 @@ export class HandlerLists {
   /** Under a name there are only handlers for its arguments: whoever owns the lists sees to it. */
   private readonly handlers = new Map<string, Set<unknown>>();
 
-  /** Registers a handler; the same function twice under one name counts once. */
+  /**
+   * Registers a handler; the same function twice under one name counts once.
+   *
+   * @throws TypeError where `handler` is no function: it would only fail when something comes for it.
+   */
   add(name: string, handler: unknown): void {
+    if (typeof handler !== 'function') throw new TypeError(`handler of ${name} must be a function`);
     const known = this.handlers.get(name);
     if (known) known.add(handler);
     else this.handlers.set(name, new Set([handler]));

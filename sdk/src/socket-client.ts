@@ -97,7 +97,11 @@ export class SocketClient {
     );
   }
 
-  /** Registers a handler of the messages with this name: of all joined channels, and direct ones. */
+  /**
+   * Registers a handler of the messages with this name: of all joined channels, and direct ones.
+   *
+   * @throws TypeError where `handler` is no function.
+   */
   on(event: string, handler: MessageHandler): void {
     this.hooks.assertAlive();
     this.handlers.add(event, handler);

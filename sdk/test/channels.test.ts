@@ -198,6 +198,17 @@ describe('channels', () => {
     expect(() => { socketClient.publish(ROOM, '', 1); }).toThrow(unusable);
     expect(() => { socketClient.directMessage('', 'note', 1); }).toThrow(unusable);
   });
+
+  it.each([5, undefined, null, {}, 'handler'])('take no %j for a handler', (handler) => {
+    const { client } = context.open({ autoConnect: false });
+    const refusal = (name: string): Error =>
+      expect.objectContaining({ name: 'TypeError', message: `handler of ${name} must be a function` }) as Error;
+    expect(() => { client.on('event:x', handler as never); }).toThrow(refusal('event:x'));
+    expect(() => { client.on('presence', handler as never); }).toThrow(refusal('presence'));
+    expect(() => { client.socketClient.on('typing', handler as never); }).toThrow(refusal('typing'));
+    // Removing what cannot be there does nothing.
+    client.off('event:x', handler as never);
+  });
 });
 
 describe('direct messages', () => {

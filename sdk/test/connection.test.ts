@@ -113,6 +113,7 @@ describe('connecting', () => {
     [{ url: 'not a url', token: 'x' }],
     [{ url: 'ftp://localhost', token: 'x' }],
     [{ url: 'http://localhost', token: '' }],
+    [{ url: 'http://localhost', token: 'x', getToken: 'x' as never }],
   ])('refuses %j', (options) => {
     expect(() => new RealtimeClient(options)).toThrowError(
       expect.objectContaining({ code: 'INVALID_ARGUMENT' }) as Error,

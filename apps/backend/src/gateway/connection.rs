@@ -181,7 +181,12 @@ impl Connection {
         if expired_for >= GRACE_MS {
             self.outbox.close(CloseReason::TokenExpired);
         } else if expired_for >= 0 && !self.warned.swap(true, Ordering::Relaxed) {
-            let message = "the token has expired; send auth:refresh within 30 s";
+            let message = match self.transport {
+                Transport::ServerSentEvents => {
+                    "the token has expired; the stream ends in 30 s: open it again with a new one"
+                }
+                _ => "the token has expired; send auth:refresh within 30 s",
+            };
             let problem = Problem::new(ErrorKind::Unauthenticated, "TOKEN_EXPIRED", message);
             self.outbox.control(ReplyTo::Nothing, Control::Failed(problem));
         }

@@ -181,6 +181,8 @@ async fn expired_stream(instance: &Instance) {
     let begun = Instant::now();
     let (event, data) = next_message(&mut stream).await;
     assert_eq!((event.as_deref(), &data["code"]), (Some("error"), &json!("TOKEN_EXPIRED")));
+    let message = data["message"].as_str().unwrap();
+    assert!(message.contains("open it again"), "nothing can be sent on a stream: {message}");
     while let Some(message) = stream.patient_message().await {
         assert_eq!(message.data["type"], "heartbeat");
     }

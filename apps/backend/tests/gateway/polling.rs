@@ -41,6 +41,26 @@ async fn packets_of_one_body_are_taken_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn messages_with_attachments_are_refused_and_the_session_goes_on() {
+    let (_platform, instance) = Platform::with_instance().await;
+    let mut polling = Polling::connect(&instance, Some(&service())).await.unwrap();
+    let buffers = r#"{"a":{"_placeholder":true,"num":0},"b":{"_placeholder":true,"num":1}}"#;
+    for number in 1..=4 {
+        let message = format!(r#"452-{number}["publish",{{"topic":"a.b","payload":{buffers}}}]"#);
+        let body = format!("{message}\u{1e}bAQID\u{1e}bBAUG");
+        assert_eq!(polling.polls.post(body).await, (200, "ok".to_owned()));
+        match polling.hear().await {
+            Said::Answer { to, result: Err(refused) } => {
+                assert_eq!((to, &refused["code"]), (number, &json!("BINARY_NOT_SUPPORTED")));
+            }
+            other => panic!("a refusal: {other:?}"),
+        }
+    }
+    polling.ask(5, "ping", json!({})).await;
+    assert!(matches!(polling.hear().await, Said::Answer { to: 5, result: Ok(_) }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_unknown_session_is_refused() {
     let (_platform, instance) = Platform::with_instance().await;
     let mut polls = Polls::begin(&instance).await;

@@ -164,14 +164,80 @@ async fn three_malformed_packets_in_a_row_end_the_connection() {
     assert_eq!(named(&mut socket).await.1["code"], "INVALID_PACKET");
     socket.packets.0.send(Message::binary(vec![1])).await.unwrap();
     assert_eq!(named(&mut socket).await.1["code"], "BINARY_NOT_SUPPORTED");
-    socket.packets.send(r#"451-["a",{"_placeholder":true,"num":0}]"#).await;
-    assert_eq!(named(&mut socket).await.1["code"], "BINARY_NOT_SUPPORTED");
+    socket.packets.send("45-").await;
+    assert_eq!(named(&mut socket).await.1["code"], "INVALID_PACKET");
     assert_eq!(named(&mut socket).await.1["code"], "PROTOCOL_VIOLATION");
     match socket.hear().await {
         Said::End(End::Disconnected(code)) => assert_eq!(code.as_deref(), Some("PROTOCOL_VIOLATION")),
         other => panic!("the disconnect: {other:?}"),
     }
     assert_eq!(socket.packets.next().await, None);
+}
+
+/// The text packet of an event whose payload holds `attachments` buffers, with the ack's number before its arguments.
+fn with_attachments(attachments: usize, ack: &str) -> String {
+    let buffers: Vec<Value> =
+        (0..attachments).map(|num| json!({ "_placeholder": true, "num": num })).collect();
+    let arguments = json!(["publish", { "topic": "a.b", "payload": { "buffers": buffers } }]);
+    format!("45{attachments}-{ack}{arguments}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn messages_with_attachments_are_refused_and_the_connection_goes_on() {
+    let (_platform, instance) = Platform::with_instance().await;
+    let mut socket = SocketIo::open(&instance, &service()).await;
+    let buffer = || Message::binary(vec![7; 1000]);
+    for number in 1..=4 {
+        socket.packets.send(&with_attachments(2, &number.to_string())).await;
+        let (to, refused) = answered(&mut socket).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(
+            (to, &refused["error"], &refused["code"]),
+            (number, &json!("ValidationError"), &json!("BINARY_NOT_SUPPORTED"))
+        );
+        assert!(refused["message"].as_str().unwrap().contains("base64"), "{refused}");
+        socket.packets.0.send(buffer()).await.unwrap();
+        // An answer to a ping of the transport may come between the attachments.
+        socket.packets.send("3").await;
+        socket.packets.0.send(buffer()).await.unwrap();
+    }
+    socket.packets.send(&with_attachments(1, "")).await;
+    socket.packets.0.send(buffer()).await.unwrap();
+    let (name, refused) = named(&mut socket).await;
+    assert_eq!((name.as_str(), &refused["code"]), ("error", &json!("BINARY_NOT_SUPPORTED")));
+    // Nothing was answered to the attachments, and nothing of the messages was published.
+    socket.ask(9, "publish", json!({ "topic": "a.b", "payload": {} })).await;
+    let (to, published) = answered(&mut socket).await;
+    assert_eq!((to, &published.unwrap()["offset"]), (9, &json!(1)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn attachments_that_were_not_announced_are_malformed() {
+    let (_platform, instance) = Platform::with_instance().await;
+    let mut socket = SocketIo::open(&instance, &service()).await;
+    // More are announced than come: the next message ends the wait for them.
+    socket.packets.send(&with_attachments(999, "1")).await;
+    assert!(answered(&mut socket).await.1.is_err());
+    socket.ask(2, "ping", json!({})).await;
+    assert_eq!(answered(&mut socket).await, (2, Ok(json!({}))));
+    for _ in 0..3 {
+        socket.packets.0.send(Message::binary(vec![1])).await.unwrap();
+        assert_eq!(named(&mut socket).await.1["code"], "BINARY_NOT_SUPPORTED");
+    }
+    assert_eq!(named(&mut socket).await.1["code"], "PROTOCOL_VIOLATION");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn attachments_count_against_the_rate() {
+    let (_platform, instance) = Platform::with_instance().await;
+    let mut socket = SocketIo::open(&instance, &service()).await;
+    socket.packets.send(&with_attachments(400, "1")).await;
+    for _ in 0..400 {
+        socket.packets.0.feed(Message::binary(Vec::new())).await.unwrap();
+    }
+    socket.packets.0.flush().await.unwrap();
+    assert!(answered(&mut socket).await.1.is_err());
+    assert_eq!(named(&mut socket).await.1["code"], "LIMIT_EXCEEDED");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -89,13 +89,15 @@ pub struct Connection {
     /// There until then.
     expected: Option<Expected>,
     malformed: u32,
+    /// Attachments of a refused message that are still to come, and are dropped one by one.
+    attachments: u64,
 }
 
 impl Connection {
     fn new(gateway: Arc<Gateway>, handshake: Handshake) -> Self {
         let outbox = Outbox::new(gateway.limits.outbox);
         let expected = Some(gateway.registry.expect(outbox.clone()));
-        Self { gateway, handshake, outbox, session: None, expected, malformed: 0 }
+        Self { gateway, handshake, outbox, session: None, expected, malformed: 0, attachments: 0 }
     }
 
     /// Takes an Engine.IO packet.
@@ -104,12 +106,15 @@ impl Connection {
             Some(Engine::Message(message)) => self.message(message).await,
             Some(Engine::Pong) => Inbound::Alive,
             Some(Engine::Close) => Inbound::Close(CloseReason::Gone),
+            Some(Engine::Attachment) => self.attachment(),
             Some(Engine::Noop | Engine::Upgrade | Engine::Ping(_)) => Inbound::Continue,
             None => self.malformed(Problem::invalid("INVALID_PACKET", "not an Engine.IO packet")),
         }
     }
 
     async fn message(&mut self, text: &str) -> Inbound {
+        // A client that goes on to another message sends no more of those.
+        self.attachments = 0;
         match Packet::parse(text) {
             Some(Packet::Connect(auth)) => self.connect(auth).await,
             Some(Packet::Disconnect) => Inbound::Close(CloseReason::Gone),
@@ -120,10 +125,7 @@ impl Connection {
                 let problem = Problem::invalid("INVALID_NAMESPACE", format!("there is no namespace /{name}"));
                 self.refused(Control::NoNamespace(name, problem.clone()), problem)
             }
-            Some(Packet::Binary) => self.malformed(Problem::invalid(
-                "BINARY_NOT_SUPPORTED",
-                "messages must be JSON without attachments",
-            )),
+            Some(Packet::Binary { ack, attachments }) => self.binary_message(ack, attachments),
             None => self.malformed(Problem::invalid("INVALID_PACKET", "not a Socket.IO packet")),
         }
     }
@@ -188,6 +190,34 @@ impl Connection {
         Inbound::Continue
     }
 
+    /// Refuses a message with binary attachments. Like any refused request it ends nothing, however many there are.
+    fn binary_message(&mut self, ack: Option<u64>, attachments: u64) -> Inbound {
+        let Some(session) = &mut self.session else {
+            return Inbound::Close(CloseReason::Policy("an event before the connect".to_owned()));
+        };
+        self.malformed = 0;
+        self.attachments = attachments;
+        let to = ack.map_or(ReplyTo::Nothing, ReplyTo::Ack);
+        if session.admit(&to) {
+            session
+                .fail(to, binary("binary attachments are not supported: send bytes as base64 in the JSON"));
+        }
+        Inbound::Continue
+    }
+
+    /// Drops an attachment of a refused message, which counts against the rate as any message; where none is due, it
+    /// is malformed.
+    fn attachment(&mut self) -> Inbound {
+        match (&mut self.session, self.attachments.checked_sub(1)) {
+            (Some(session), Some(left)) => {
+                self.attachments = left;
+                session.admit(&ReplyTo::Nothing);
+                Inbound::Continue
+            }
+            _ => self.malformed(binary("packets must be text")),
+        }
+    }
+
     /// Answers a packet that could not be read; the third in a row ends the connection.
     fn malformed(&mut self, problem: Problem) -> Inbound {
         self.refused(Control::Failed(problem.clone()), problem)
@@ -214,6 +244,10 @@ impl Connection {
             session.end().await;
         }
     }
+}
+
+fn binary(rule: &str) -> Problem {
+    Problem::invalid("BINARY_NOT_SUPPORTED", rule)
 }
 
 /// What a client is told before the server ends its connection: an `error` that says why, and the disconnect. After a

@@ -20,6 +20,8 @@ pub enum Engine<'a> {
     Upgrade,
     /// `6`: nothing.
     Noop,
+    /// `b`: an attachment in base64, as long-polling carries it. Over a WebSocket it is a binary frame.
+    Attachment,
 }
 
 impl<'a> Engine<'a> {
@@ -33,6 +35,7 @@ impl<'a> Engine<'a> {
             b'4' => Self::Message(rest),
             b'5' => Self::Upgrade,
             b'6' => Self::Noop,
+            b'b' => Self::Attachment,
             _ => return None,
         })
     }
@@ -58,8 +61,13 @@ pub enum Packet<'a> {
     Ack,
     /// For a namespace that does not exist.
     OtherNamespace(&'a str),
-    /// `5`, `6`: with binary attachments.
-    Binary,
+    /// `5`, `6`: with binary attachments, which follow in frames of their own.
+    Binary {
+        /// The number of the acknowledgement, where an event asks for one.
+        ack: Option<u64>,
+        /// How many attachments follow.
+        attachments: u64,
+    },
 }
 
 impl<'a> Packet<'a> {
@@ -67,9 +75,13 @@ impl<'a> Packet<'a> {
     pub fn parse(text: &'a str) -> Option<Self> {
         let kind = *text.as_bytes().first()?;
         let rest = text.get(1..)?;
-        if matches!(kind, b'5' | b'6') {
-            return Some(Self::Binary);
-        }
+        let (attachments, rest) = match kind {
+            b'5' | b'6' => {
+                let (count, rest) = rest.split_once('-')?;
+                (count.parse().ok()?, rest)
+            }
+            _ => (0, rest),
+        };
         let rest = match rest.strip_prefix('/') {
             None => rest,
             Some(namespaced) => {
@@ -85,6 +97,11 @@ impl<'a> Packet<'a> {
             b'1' => Some(Self::Disconnect),
             b'2' => event(rest),
             b'3' => Some(Self::Ack),
+            b'5' => match event(rest)? {
+                Self::Event { ack, .. } => Some(Self::Binary { ack, attachments }),
+                _ => None,
+            },
+            b'6' => Some(Self::Binary { ack: None, attachments }),
             _ => None,
         }
     }
@@ -116,6 +133,19 @@ mod tests {
         assert!(matches!(Packet::parse("2[\"ping\"]"), Some(Packet::Event { ack: None, .. })));
         assert!(matches!(Packet::parse("0{\"token\":\"x\"}"), Some(Packet::Connect("{\"token\":\"x\"}"))));
         assert!(matches!(Packet::parse("0/admin,{}"), Some(Packet::OtherNamespace("admin"))));
+    }
+
+    #[test]
+    fn reads_how_many_attachments_follow() {
+        let one = Packet::parse("51-7[\"a\",{\"_placeholder\":true,\"num\":0}]");
+        assert!(matches!(one, Some(Packet::Binary { ack: Some(7), attachments: 1 })), "{one:?}");
+        let two = Packet::parse("52-/,[\"a-b\"]");
+        assert!(matches!(two, Some(Packet::Binary { ack: None, attachments: 2 })), "{two:?}");
+        let answer = Packet::parse("61-3[]");
+        assert!(matches!(answer, Some(Packet::Binary { ack: None, attachments: 1 })), "{answer:?}");
+        for text in ["5", "5-[\"a\"]", "5[\"a-b\"]", "51-", "51-{}", "5x-[\"a\"]", "51-/other,[\"a\"]"] {
+            assert!(Packet::parse(text).is_none(), "{text}");
+        }
     }
 
     #[test]

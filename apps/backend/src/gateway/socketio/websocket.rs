@@ -11,7 +11,6 @@ use axum::response::Response;
 use event_router::{CloseReason, Control, Outgoing, Protocol, ReplyTo};
 use futures::{SinkExt as _, StreamExt as _, future::BoxFuture};
 use serde_json::json;
-use shared_types::Problem;
 use std::sync::Arc;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
@@ -148,7 +147,7 @@ impl Codec for SocketIoCodec {
     }
 
     fn binary(&mut self) -> Inbound {
-        self.connection.malformed(Problem::invalid("BINARY_NOT_SUPPORTED", "packets must be text"))
+        self.connection.attachment()
     }
 
     fn limit(&self) -> usize {
