@@ -10,7 +10,7 @@ use crate::{
         self, TargetUrl,
         chunk::{self, Bounds, Chunk, Keyed},
     },
-    trouble::Trouble,
+    trouble::{Trouble, USER},
 };
 use database::{
     Pool,
@@ -112,7 +112,7 @@ impl Backfill {
         if !is_not_live {
             *reading = None;
         }
-        let (message, cure) = (&*trouble.message, &*trouble.cure);
+        let Trouble { message, cure, .. } = &trouble.of_target(&self.url);
         let noted = if for_good {
             cdc_backfills::finish(&self.pool, work, Some((message, cure))).await
         } else {
@@ -243,7 +243,7 @@ impl Backfill {
 fn unread(trouble: Trouble, keyed: &Keyed) -> Trouble {
     match trouble.code {
         "PRIVILEGE" => {
-            let cure = format!("grant select on {} to <user>;", chunk::name(&keyed.relation.table));
+            let cure = format!("grant select on {} to {USER};", chunk::name(&keyed.relation.table));
             Trouble { cure, ..trouble }
         }
         _ => trouble,

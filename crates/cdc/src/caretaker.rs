@@ -272,7 +272,14 @@ impl Caretaker {
             + publication::LOCK_TIMEOUT * 2 * u32::try_from(wanted.len()).unwrap_or(u32::MAX);
         let aligning = publication::align(control, &publication, &wanted, manage);
         let standings = match tokio::time::timeout(patience, aligning).await {
-            Ok(standings) => standings?,
+            Ok(Ok(standings)) => standings,
+            Ok(Err(trouble)) => {
+                if trouble.code != "UNREACHABLE" {
+                    let refused = Aligned::refused(Plan { mappings: active, own_types }, &trouble);
+                    self.status.set_mappings(refused.statuses(Slot::Wanted));
+                }
+                return Err(trouble);
+            }
             Err(_) => {
                 self.control = None;
                 return Err(Trouble::unreachable("no answer in time"));

@@ -9,7 +9,7 @@ use crate::{
     target::{Identity, Names, TargetUrl, publication::Manage},
     trouble::Trouble,
 };
-use database::tables::cdc::ReaderState;
+use database::tables::cdc;
 use leadership::{LEASE, Leader, RENEW};
 use shared_types::Scope;
 use std::{sync::Arc, time::Duration};
@@ -172,22 +172,30 @@ impl Lead {
             status,
             scopes: self.group.scopes.clone(),
             names: self.names.clone(),
+            url: self.group.url.clone(),
             holder: self.settings.holder.clone(),
             metrics: self.parts.metrics.clone(),
             every: self.settings.report_every.clamp(REPORT_MIN, REPORT_MAX),
         }
     }
 
-    /// Shows that nobody reads here any more.
+    /// Shows that nobody reads here any more: who was told to stop, and who is left for another process to read.
     async fn say_goodbye(&self, status: Arc<Status>) {
-        let trouble = Trouble::new(
-            "STOPPED",
-            "no process reads it; its slot keeps the target's log meanwhile",
-            "start it, or start a process that hosts change data capture",
-        );
-        status.set(ReaderState::Stopped, Some(trouble));
         let writer = self.status_task(status);
-        if tokio::time::timeout(LAST_WORDS, writer.write(0.0)).await.is_err() {
+        let said = async {
+            let stopped = cdc::stopped(&self.parts.pool).await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "cannot see who was told to stop");
+                Vec::new()
+            });
+            let others_go_on = self.group.scopes.iter().any(|scope| !stopped.contains(scope));
+            let why = |scope: &Scope| match (stopped.contains(scope), others_go_on) {
+                (true, true) => Trouble::told_to_stop_beside_others(),
+                (true, false) => Trouble::told_to_stop(),
+                (false, _) => Trouble::leader_left(),
+            };
+            writer.write_farewell(why).await;
+        };
+        if tokio::time::timeout(LAST_WORDS, said).await.is_err() {
             tracing::debug!("could not write the reader's last status");
         }
         self.parts.metrics.clear_cdc_lag(&self.names.slot);

@@ -21,6 +21,7 @@ pub mod row;
 mod seen;
 mod service;
 mod session;
+mod size;
 mod snapshots;
 mod spill;
 mod status;
@@ -34,5 +35,6 @@ pub use service::{
     CdcParts, CdcService, CdcSettings, CdcTarget, Origin, SpillSettings, TargetSource, application_targets,
     default_manage,
 };
+pub use size::Size;
 pub use target::{Names, TargetUrl, publication::Manage};
 pub use trouble::Trouble;

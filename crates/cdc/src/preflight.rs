@@ -2,6 +2,7 @@
 
 use crate::{
     evaluate::{CompiledMapping, MISFIT_CURE},
+    size::Size,
     target::{
         self, Identity, Names, TargetUrl,
         inspect::{self, Columns, ServerFacts},
@@ -123,7 +124,7 @@ impl Preflight<'_> {
     pub async fn run(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         if let Err(trouble) = target::limited(self.look(&mut findings)).await {
-            findings.push(trouble.into());
+            findings.push(trouble.of_target(self.url).into());
         }
         findings
     }
@@ -151,7 +152,7 @@ impl Preflight<'_> {
         }
         slots(&mut connection, &facts, &names, findings).await?;
         self.publication(&mut connection, &facts, &names, &identity, findings).await?;
-        self.tables(&mut connection, &facts, &names, findings).await
+        self.tables(&mut connection, &names, findings).await
     }
 
     async fn publication(
@@ -188,7 +189,6 @@ impl Preflight<'_> {
     async fn tables(
         &self,
         connection: &mut PgConnection,
-        facts: &ServerFacts,
         names: &Names,
         findings: &mut Vec<Finding>,
     ) -> Result<(), Trouble> {
@@ -212,7 +212,7 @@ impl Preflight<'_> {
         {
             findings.push(match found {
                 Ok(message) => Finding::ok("TABLE", message).of(&table),
-                Err(trouble) => table_trouble(&table, &facts.role, trouble),
+                Err(trouble) => table_trouble(&table, trouble.of_target(self.url)),
             });
         }
         for mapping in self.mappings {
@@ -230,16 +230,23 @@ impl Preflight<'_> {
 }
 
 /// A trouble with one table; where its cure is statements, they are given as such.
-fn table_trouble(table: &TableName, role: &str, trouble: Trouble) -> Finding {
+fn table_trouble(table: &TableName, trouble: Trouble) -> Finding {
     let finding = match trouble.code {
         "OLD_ROWS_MISSING" => Finding::warning(trouble.code, trouble.message),
         _ => Finding::error(trouble.code, trouble.message),
     };
-    let finding = match trouble.cure.starts_with("alter ") {
-        true => finding
-            .cure("run the statements as the table's owner")
-            .sql(trouble.cure.replace("<user>", &quoted(role))),
-        false => finding.cure(trouble.cure),
+    let whose = match (trouble.code, trouble.cure.split(' ').next()) {
+        ("PRIVILEGE", Some("alter")) => Some("make the user the owner: run the statement as a superuser"),
+        ("PRIVILEGE", Some("grant")) => Some(
+            "let the user act as the table's owner, who keeps it: run the statement as a superuser, or as whoever may \
+             grant that role",
+        ),
+        (_, Some("alter")) => Some("run the statements as the table's owner"),
+        _ => None,
+    };
+    let finding = match whose {
+        Some(whose) => finding.cure(whose).sql(trouble.cure),
+        None => finding.cure(trouble.cure),
     };
     finding.of(table)
 }
@@ -331,12 +338,12 @@ async fn retained(connection: &mut PgConnection, name: &str) -> Result<Finding, 
     let Some(retained) = inspect::retained(connection, name).await? else {
         return Ok(Finding::ok("SLOT", format!("the slot {name} exists")));
     };
-    let mebibytes = retained.retained_bytes / (1 << 20);
+    let kept = Size::of(retained.retained_bytes);
     Ok(match retained.share() {
         Some(share) if share >= RETAINED_WARNING => {
             let percent = (share * 100.0) as u64;
             let message = format!(
-                "the slot {name} keeps {mebibytes} MiB of log, {percent} % of max_slot_wal_keep_size: past 100 % changes are lost"
+                "the slot {name} keeps {kept} of log, {percent} % of max_slot_wal_keep_size: past 100 % changes are lost"
             );
             Finding::warning("SLOT_RETAINS", message)
                 .cure("see why it is not read faster; meanwhile let it keep more")
@@ -345,7 +352,7 @@ async fn retained(connection: &mut PgConnection, name: &str) -> Result<Finding, 
                     retained.keep_bytes / (1 << 20) * 2
                 ))
         }
-        _ => Finding::ok("SLOT", format!("the slot {name} exists and keeps {mebibytes} MiB of log")),
+        _ => Finding::ok("SLOT", format!("the slot {name} exists and keeps {kept} of log")),
     })
 }
 

@@ -4,9 +4,10 @@ use crate::{
     evaluate::MISFIT_CURE,
     plan::Fit,
     preflight::RETAINED_WARNING,
+    size::Size,
     spill::Spill,
-    target::{Names, inspect::Retained},
-    trouble::Trouble,
+    target::{Names, TargetUrl, inspect::Retained},
+    trouble::{Trouble, cure_of_target},
 };
 use database::{
     Pool,
@@ -205,7 +206,8 @@ impl Status {
         if confirmed == 0 { 0 } else { end.saturating_sub(confirmed) }
     }
 
-    fn of_scope(&self, scope: &Scope, names: &Names, holder: &str, rate: f64) -> ReaderStatus {
+    fn of_scope(&self, scope: &Scope, task: &StatusTask, rate: f64) -> ReaderStatus {
+        let StatusTask { names, url, holder, .. } = task;
         let shown = self.shown.lock();
         let confirmed = self.confirmed.load(Ordering::Relaxed);
         let streams = shown.state == ReaderState::Streaming;
@@ -215,7 +217,7 @@ impl Status {
             state: shown.state,
             code: trouble.as_ref().map(|t| t.code.to_owned()),
             message: trouble.as_ref().map(|t| t.message.clone()),
-            cure: trouble.map(|t| t.cure),
+            cure: trouble.map(|t| cure_of_target(&t.cure, url)),
             slot: Some(names.slot.clone()),
             publication: Some(names.publication.clone()),
             lag_bytes: (confirmed > 0).then(|| signed(self.lag_bytes())),
@@ -232,10 +234,10 @@ impl Status {
                 .mappings
                 .iter()
                 .filter(|((s, _), _)| s == scope)
-                .map(|(key, m)| shown.fitting(key, m))
+                .map(|(key, m)| shown.fitting(key, m, url))
                 .collect(),
             gap: shown.gap.clone(),
-            leader: Some(holder.to_owned()),
+            leader: Some(holder.clone()),
             updated_at: 0,
         }
     }
@@ -258,12 +260,12 @@ impl Spilled {
 
     fn trouble(&self) -> Option<Trouble> {
         let SpillSize { events, bytes } = self.size;
-        let mib = bytes / (1 << 20);
+        let size = Size::of(bytes);
         if events == 0 {
             return None;
         }
         let what =
-            format!("the event log takes no events; {events} wait in the platform's database ({mib} MiB)");
+            format!("the event log takes no events; {events} wait in the platform's database ({size})");
         Some(if self.is_full {
             let what = format!("{what}, which is the limit: from here on the target keeps its log");
             Trouble::new("SPILL_FULL", what, "mend the event log (see /ready), or raise CDC_SPILL_BYTES")
@@ -283,8 +285,8 @@ impl Shown {
         let retained = self.retained?;
         let share = retained.share().filter(|share| *share >= RETAINED_WARNING)?;
         let message = format!(
-            "the slot keeps {} MiB of log, {:.0} % of max_slot_wal_keep_size: past 100 % changes are lost",
-            retained.retained_bytes / (1 << 20),
+            "the slot keeps {} of log, {:.0} % of max_slot_wal_keep_size: past 100 % changes are lost",
+            Size::of(retained.retained_bytes),
             share * 100.0
         );
         Some(Trouble::new(
@@ -295,15 +297,19 @@ impl Shown {
     }
 
     /// A mapping's status, with what does not fit.
-    fn fitting(&self, key: &(Scope, MappingId), status: &MappingStatus) -> MappingStatus {
+    fn fitting(&self, key: &(Scope, MappingId), status: &MappingStatus, url: &TargetUrl) -> MappingStatus {
         match self.misfits.get(key) {
             Some(reason) if status.state == MappingState::Live => MappingStatus {
                 state: MappingState::Error,
+                code: Some("MISFIT".to_owned()),
                 message: Some(reason.clone()),
                 cure: Some(MISFIT_CURE.to_owned()),
                 ..status.clone()
             },
-            _ => status.clone(),
+            _ => MappingStatus {
+                cure: status.cure.as_deref().map(|cure| cure_of_target(cure, url)),
+                ..status.clone()
+            },
         }
     }
 }
@@ -318,6 +324,8 @@ pub(crate) struct StatusTask {
     pub scopes: Vec<Scope>,
     /// The slot and the publication.
     pub names: Names,
+    /// Where the target is, and who reads it.
+    pub url: TargetUrl,
     /// Which process.
     pub holder: String,
     /// The metrics of this process.
@@ -361,16 +369,37 @@ impl StatusTask {
         let bytes = spilled.map_or(0, |spilled| spilled.size.bytes.unsigned_abs());
         self.metrics.set_cdc_spilled(&self.names.slot, waits as f64 / 1000.0, bytes);
         for scope in &self.scopes {
-            let status = self.status.of_scope(scope, &self.names, &self.holder, rate);
-            let written = write_status(&self.pool, scope, StatusWriter::Leader, &status);
-            match tokio::time::timeout(PATIENCE, written).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, app.id = %scope.application(), "could not write the reader's status");
-                }
-                Err(_) => {
-                    tracing::debug!(app.id = %scope.application(), "could not write the reader's status in time");
-                }
+            self.write_one(scope, &self.status.of_scope(scope, self, rate)).await;
+        }
+    }
+
+    /// Writes for each scope that this process does not read any more, and why. No leader stands there then, so that
+    /// whoever knows better says so at once.
+    pub async fn write_farewell(&self, why: impl Fn(&Scope) -> Trouble) {
+        for scope in &self.scopes {
+            let Trouble { code, message, cure } = why(scope);
+            let status = ReaderStatus {
+                state: ReaderState::Stopped,
+                code: Some(code.to_owned()),
+                message: Some(message),
+                cure: Some(cure),
+                lag_seconds: None,
+                leader: None,
+                ..self.status.of_scope(scope, self, 0.0)
+            };
+            self.write_one(scope, &status).await;
+        }
+    }
+
+    async fn write_one(&self, scope: &Scope, status: &ReaderStatus) {
+        let written = write_status(&self.pool, scope, StatusWriter::Leader, status);
+        match tokio::time::timeout(PATIENCE, written).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(%error, app.id = %scope.application(), "could not write the reader's status");
+            }
+            Err(_) => {
+                tracing::debug!(app.id = %scope.application(), "could not write the reader's status in time");
             }
         }
     }

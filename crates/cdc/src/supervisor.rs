@@ -152,7 +152,7 @@ impl Supervisor {
         self.asked.remove(&url);
         let known = match identity {
             Ok(identity) => Known::Identity(identity),
-            Err(trouble) => Known::Trouble(trouble, Instant::now()),
+            Err(trouble) => Known::Trouble(trouble.of_target(&url), Instant::now()),
         };
         self.identities.insert(url, known);
     }
@@ -329,14 +329,10 @@ impl Supervisor {
     }
 
     async fn show_stopped(&mut self, scope: &Scope, slot: Slot) {
-        let what = match slot {
-            Slot::Kept => "it was told to stop; its slot keeps the target's log meanwhile",
-            Slot::ReadForOthers => {
-                "it was told to stop; its database is read for another application or environment, so that what \
-                 changes meanwhile is not kept for this one"
-            }
+        let trouble = match slot {
+            Slot::Kept => Trouble::told_to_stop(),
+            Slot::ReadForOthers => Trouble::told_to_stop_beside_others(),
         };
-        let trouble = Trouble::new("STOPPED", what, "POST /api/database/cdc/start");
         self.show(scope, ReaderState::Stopped, Some(&trouble)).await;
     }
 

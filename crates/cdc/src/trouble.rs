@@ -1,5 +1,6 @@
 //! What keeps a reader from reading, with what helps: a state that is shown, never a crash.
 
+use crate::target::{TargetUrl, quoted};
 use outbound::{OutboundError, postgres::Tunnel};
 use pg_walstream::ReplicationError;
 use std::fmt;
@@ -11,14 +12,32 @@ pub struct Trouble {
     pub code: &'static str,
     /// What is wrong, for a person. Holds no host, user or password.
     pub message: String,
-    /// What helps.
+    /// What helps. Where its SQL names the reader's user or the target's database it holds `<user>` or `<database>`,
+    /// until it is [told of a target](Trouble::of_target).
     pub cure: String,
+}
+
+/// Stands in a cure for the user that reads the target.
+pub(crate) const USER: &str = "<user>";
+/// Stands in a cure for the target's database.
+pub(crate) const DATABASE: &str = "<database>";
+
+/// `cure` with the names of a target's user and database, so that its SQL runs as it stands. Every cure passes here on
+/// its way to a person.
+pub(crate) fn cure_of_target(cure: &str, url: &TargetUrl) -> String {
+    cure.replace(USER, &quoted(url.user())).replace(DATABASE, &quoted(url.database()))
 }
 
 impl Trouble {
     /// A trouble of `code`.
     pub fn new(code: &'static str, message: impl Into<String>, cure: impl Into<String>) -> Self {
         Self { code, message: message.into(), cure: cure.into() }
+    }
+
+    /// The same as a trouble of the target at `url`, which its cure then names.
+    #[must_use]
+    pub fn of_target(self, url: &TargetUrl) -> Self {
+        Self { cure: cure_of_target(&self.cure, url), ..self }
     }
 
     /// The target does not answer.
@@ -118,7 +137,7 @@ impl Trouble {
             "3D000" => ("DATABASE_MISSING", "correct the database's name in the application's settings"),
             "42501" if message.contains("replication") => (
                 "PRIVILEGE",
-                "alter role <user> with replication; on managed services grant their replication role",
+                "alter role <user> with replication; -- on managed services grant their replication role instead",
             ),
             "42501" => {
                 ("PRIVILEGE", "make the user the owner of the table, or a superuser, and see docs/cdc.md")
@@ -177,7 +196,33 @@ impl Trouble {
         Self::new(
             "SLOT_IN_USE",
             "the replication slot is read by another process, which may not be ended from here",
-            "stop the other reader, or grant pg_signal_backend to the user",
+            "stop the other reader, or: grant pg_signal_backend to <user>;",
+        )
+    }
+
+    /// A scope's target was told to stop, and its slot stays.
+    pub fn told_to_stop() -> Self {
+        Self::stopped("it was told to stop; its slot keeps the target's log meanwhile")
+    }
+
+    /// A scope's target was told to stop, and others go on reading the same database.
+    pub fn told_to_stop_beside_others() -> Self {
+        Self::stopped(
+            "it was told to stop; its database is read for another application or environment, so that what changes \
+             meanwhile is not kept for this one",
+        )
+    }
+
+    fn stopped(message: &str) -> Self {
+        Self::new("STOPPED", message, "POST /api/database/cdc/start")
+    }
+
+    /// Whoever read the target has gone, and nobody has taken over yet.
+    pub fn leader_left() -> Self {
+        Self::new(
+            "LEADER_LEFT",
+            "the process that read it has just stopped doing so; its slot keeps the target's log meanwhile",
+            "none where another process hosts change data capture, which takes over by itself; else start one",
         )
     }
 
@@ -249,6 +294,17 @@ impl From<sqlx::Error> for Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cure_names_user_and_database_of_its_target() {
+        let url: TargetUrl = "postgres://the%22reader@db.internal/shop".parse().expect("a URL");
+        let cure = Trouble::of_state("42501", "must be replication role").of_target(&url).cure;
+        assert!(cure.starts_with("alter role \"the\"\"reader\" with replication;"), "{cure}");
+        assert_eq!(
+            cure_of_target("grant create on database <database> to <user>;", &url),
+            "grant create on database \"shop\" to \"the\"\"reader\";"
+        );
+    }
 
     #[test]
     fn the_servers_words_and_state_are_found_in_the_clients() {

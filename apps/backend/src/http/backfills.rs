@@ -65,6 +65,7 @@ pub(super) async fn get(
     State(state): State<AppState>,
     Segments(id): Segments<String>,
 ) -> Result<Json<Backfill>, ApiError> {
+    find(&state, grant.scope(), &id).await?;
     Ok(Json(last(&state, grant.scope(), &id).await?))
 }
 
@@ -78,12 +79,17 @@ pub(super) async fn cancel(
     Segments(id): Segments<String>,
 ) -> Result<Json<Backfill>, ApiError> {
     if !cdc_backfills::cancel(&state.pool, grant.scope(), &MappingId::from_stored(id.as_str())).await? {
-        return Err(Problem::not_found("backfill of mapping", &id).into());
+        let mapping = find(&state, grant.scope(), &id).await?;
+        return Err(none(format!("no backfill of mapping {} is under way", mapping.id)).into());
     }
     Ok(Json(last(&state, grant.scope(), &id).await?))
 }
 
 async fn last(state: &AppState, scope: &Scope, id: &str) -> Result<Backfill, ApiError> {
     let found = cdc_backfills::last(&state.pool, scope, &MappingId::from_stored(id)).await?;
-    Ok(found.ok_or_else(|| Problem::not_found("backfill of mapping", id))?)
+    Ok(found.ok_or_else(|| none(format!("mapping {id} has had no backfill yet: POST asks for one")))?)
+}
+
+fn none(message: String) -> Problem {
+    Problem::new(ErrorKind::NotFound, "NOT_FOUND", message)
 }

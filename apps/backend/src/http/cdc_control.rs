@@ -126,6 +126,10 @@ fn unread(configured: bool, desired: bool, reader: Option<&ReaderStatus>) -> Opt
             "set config.cdc.<environment>.databaseUrl in the application's settings",
         ]);
     }
+    // The reader itself says so, and more of it, within a second.
+    if !desired && reader.and_then(|reader| reader.code.as_deref()) != Some("STOPPED") {
+        return Some(["STOPPED", "it was told to stop", "POST /api/database/cdc/start"]);
+    }
     let stale = reader.is_none_or(|reader| event_router::now_ms() - reader.updated_at > STALE_MS);
     (desired && stale).then_some([
         "NO_WORKER",

@@ -4,7 +4,7 @@ use crate::server::Server;
 use auth::Role;
 use axum::http::Method;
 use database::tables::{
-    cdc::{self, MappingState, MappingStatus, ReaderStatus, StatusWriter},
+    cdc::{self, MappingState, MappingStatus, ReaderState, ReaderStatus, StatusWriter},
     cdc_events::{self, NewCdcEvent, Outcome, Verdict},
 };
 use serde_json::{Value, json};
@@ -212,7 +212,9 @@ async fn a_backfill_is_asked_for_shown_and_ended() {
     let editor = server.person(Role::Editor, None).await;
     let id = made(&server, &editor).await;
     let path = format!("/api/database/mappings/{id}/backfill");
-    server.get(&path).by(&editor).send().await.refused(404, "NOT_FOUND");
+    let message = |refused: Value| refused["message"].clone();
+    let never = server.get(&path).by(&editor).send().await.refused(404, "NOT_FOUND");
+    assert_eq!(message(never), format!("mapping {id} has had no backfill yet: POST asks for one"));
     let asked = server.call(Method::POST, &path).by(&editor).send().await;
     assert_eq!(asked.status, 202);
     let asked = asked.ok();
@@ -223,13 +225,17 @@ async fn a_backfill_is_asked_for_shown_and_ended() {
     assert_eq!(server.get(&path).by(&editor).send().await.ok(), asked);
     server.call(Method::POST, &path).by(&editor).send().await.refused(409, "BACKFILL_UNDER_WAY");
     assert_eq!(server.delete(&path).by(&editor).send().await.ok()["state"], "cancelled");
-    server.delete(&path).by(&editor).send().await.refused(404, "NOT_FOUND");
+    let ended = server.delete(&path).by(&editor).send().await.refused(404, "NOT_FOUND");
+    assert_eq!(message(ended), format!("no backfill of mapping {id} is under way"));
     let subscriptions = server.get("/api/database/subscriptions").by(&editor).send().await.ok();
     let off = format!("/api/database/subscriptions/{}/deactivate", subscriptions[0]["id"].as_str().unwrap());
     server.call(Method::POST, off).by(&editor).send().await.ok();
     server.call(Method::POST, &path).by(&editor).send().await.refused(409, "MAPPING_INACTIVE");
     let none = "/api/database/mappings/map_none/backfill";
-    server.call(Method::POST, none).by(&editor).send().await.refused(404, "NOT_FOUND");
+    for method in [Method::POST, Method::GET, Method::DELETE] {
+        let missing = server.call(method, none).by(&editor).send().await.refused(404, "NOT_FOUND");
+        assert_eq!(message(missing), "mapping not found: map_none");
+    }
 }
 
 #[tokio::test]
@@ -254,6 +260,30 @@ async fn the_preflight_says_what_is_missing() {
     assert_eq!(check().await.ok()["ok"], true);
     let status = server.get("/api/database/cdc/status").by(&root).send().await.ok();
     assert_eq!((&status["configured"], &status["code"]), (&json!(true), &json!("NO_WORKER")));
+}
+
+#[tokio::test]
+async fn a_target_that_is_told_to_stop_is_stopped_at_once() {
+    let server = Server::start().await;
+    let root = server.root().await;
+    let config = json!({ "config": { "cdc": { "development": { "databaseUrl": "postgres://me:x@db.example/shop" } } } });
+    server.patch("/api/applications/app_default", config).by(&root).send().await.ok();
+    let scope = Scope::new(AppId::from_stored("app_default"), Environment::Development);
+    let said = async |state, code: Option<&str>, message: &str| {
+        let (code, message) = (code.map(str::to_owned), Some(message.to_owned()));
+        let said = ReaderStatus { state, code, message, ..ReaderStatus::default() };
+        cdc::write_status(&server.state.pool, &scope, StatusWriter::Leader, &said).await.unwrap();
+    };
+    said(ReaderState::Error, Some("UNREACHABLE"), "the target database does not answer").await;
+    let stopped = server.call(Method::POST, "/api/database/cdc/stop").by(&root).send().await.ok();
+    assert_eq!(
+        (&stopped["state"], &stopped["code"], &stopped["message"]),
+        (&json!("stopped"), &json!("STOPPED"), &json!("it was told to stop"))
+    );
+    // The reader knows more.
+    said(ReaderState::Stopped, Some("STOPPED"), "it was told to stop; its slot …").await;
+    let status = server.get("/api/database/cdc/status").by(&root).send().await.ok();
+    assert_eq!(status["message"], "it was told to stop; its slot …");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use crate::cli::{CdcCommand, ServerArgs};
 use crate::exit::{Code, Failure, Outcome};
 use crate::place::Server;
 use crate::terminal::{self, Paint, Tone};
+use cdc::Size;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -68,15 +69,14 @@ fn status_lines(status: &Value, paint: Paint) -> Vec<String> {
         _ => Tone::Warning,
     };
     let mut lines = vec![format!("state     {}", paint.tone(tone, state))];
-    for (label, member) in
-        [("message", "message"), ("cure", "cure"), ("slot", "slot"), ("position", "lastLsn")]
-    {
+    lines.extend(trouble_lines(status, paint));
+    for (label, member) in [("slot", "slot"), ("position", "lastLsn")] {
         if !text(status, member).is_empty() {
             lines.push(format!("{label:<9} {}", text(status, member)));
         }
     }
-    if let (Some(bytes), Some(seconds)) = (status["lagBytes"].as_u64(), status["lagSeconds"].as_f64()) {
-        lines.push(format!("lag       {seconds:.3} s, {bytes} bytes"));
+    if let (Some(bytes), Some(seconds)) = (status["lagBytes"].as_i64(), status["lagSeconds"].as_f64()) {
+        lines.push(format!("lag       {seconds:.3} s, {}", Size::of(bytes)));
     }
     lines.push(format!(
         "rows      {} ({:.0} a second), {} events",
@@ -89,12 +89,23 @@ fn status_lines(status: &Value, paint: Paint) -> Vec<String> {
     }
     for mapping in status["mappings"].as_array().into_iter().flatten() {
         let (id, table, state) = (text(mapping, "mappingId"), text(mapping, "table"), text(mapping, "state"));
-        let said = text(mapping, "message");
-        lines.push(
-            format!("mapping   {} {table}: {state} {said}", paint.tone(Tone::Name, id)).trim_end().to_owned(),
-        );
+        lines.push(format!("mapping   {} {table}: {state}", paint.tone(Tone::Name, id)));
+        lines.extend(trouble_lines(mapping, paint));
     }
     lines
+}
+
+/// What is wrong with the row above, and what helps; nothing where nothing is.
+fn trouble_lines(row: &Value, paint: Paint) -> Vec<String> {
+    let (code, message) = (text(row, "code"), text(row, "message"));
+    let what = match (code.is_empty(), message.is_empty()) {
+        (false, false) => format!("{}: {message}", paint.tone(Tone::Strong, code)),
+        (false, true) => paint.tone(Tone::Strong, code),
+        (true, _) => message.to_owned(),
+    };
+    let cure = text(row, "cure").lines().enumerate();
+    let cure = cure.map(|(line, text)| format!("{} {text}", if line == 0 { "cure:" } else { "     " }));
+    what.lines().map(str::to_owned).chain(cure).map(|line| format!("          {line}")).collect()
 }
 
 async fn status(api: &Api, as_json: bool) -> Outcome {
@@ -138,6 +149,13 @@ async fn backfill(api: &Api, mapping: &str, wait: bool, as_json: bool) -> Outcom
 mod tests {
     use super::*;
 
+    /// A line without its colours.
+    fn plain(line: &str) -> String {
+        let mut parts = line.split('\x1b');
+        let first = parts.next().unwrap_or_default().to_owned();
+        parts.fold(first, |text, part| text + part.split_once('m').map_or("", |(_, rest)| rest))
+    }
+
     #[test]
     fn findings_show_what_mends_them() {
         let finding = json!({ "code": "WAL_LEVEL", "severity": "error", "message": "wal_level is not logical",
@@ -153,8 +171,32 @@ mod tests {
             "rowsTotal": 3, "rowsPerSecond": 1.0, "eventsTotal": 2, "gap": { "reason": "it was dropped" },
             "mappings": [{ "mappingId": "map_1", "table": "orders", "state": "live" }] });
         let text = status_lines(&status, Paint::stdout()).join("\n");
-        for part in ["streaming", "0/1", "0.250 s, 7 bytes", "it was dropped", "map_1", "orders: live"] {
+        assert!(!text.contains("cure"), "{text}");
+        for part in ["streaming", "0/1", "0.250 s, 7 B", "it was dropped", "map_1", "orders: live"] {
             assert!(text.contains(part), "{part} in {text}");
         }
+    }
+
+    #[test]
+    fn a_trouble_is_shown_with_code_and_cure_below_its_row() {
+        let status = json!({ "state": "error", "code": "PUBLICATION_MISSING", "message": "there is none",
+            "cure": "create publication p;", "lagBytes": 20 << 20, "lagSeconds": 0.0, "mappings": [
+                { "mappingId": "map_1", "table": "orders", "state": "error", "code": "NOT_PUBLISHED",
+                    "message": "orders is not in it", "cure": "alter table orders replica identity full;\nalter publication p add table orders;" },
+                { "mappingId": "map_2", "table": "carts", "state": "live" }] });
+        let lines: Vec<_> = status_lines(&status, Paint::stdout()).iter().map(|line| plain(line)).collect();
+        let expected = [
+            "state     error",
+            "          PUBLICATION_MISSING: there is none",
+            "          cure: create publication p;",
+            "lag       0.000 s, 20 MiB",
+            "rows      0 (0 a second), 0 events",
+            "mapping   map_1 orders: error",
+            "          NOT_PUBLISHED: orders is not in it",
+            "          cure: alter table orders replica identity full;",
+            "                alter publication p add table orders;",
+            "mapping   map_2 carts: live",
+        ];
+        assert_eq!(lines, expected);
     }
 }

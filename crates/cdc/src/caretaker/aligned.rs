@@ -28,6 +28,13 @@ pub(super) enum Slot {
 }
 
 impl Aligned {
+    /// A plan of which nothing can be followed, for what is wrong with the publication as a whole.
+    pub fn refused(plan: Plan, trouble: &Trouble) -> Self {
+        let tables = plan.mappings.iter().map(|mapping| mapping.definition.table.clone());
+        let standings = tables.map(|table| (table, Standing::Refused(trouble.clone()))).collect();
+        Self { plan: Arc::new(plan), standings }
+    }
+
     /// The status of each mapping.
     pub fn statuses(&self, slot: Slot) -> BTreeMap<(Scope, MappingId), MappingStatus> {
         let key = |mapping: &Mapping| (mapping.scope.clone(), mapping.id.clone());
@@ -50,6 +57,7 @@ impl Aligned {
             mapping_id: mapping.id.to_string(),
             table: table.to_string(),
             state,
+            code: trouble.as_ref().map(|t| t.code.to_owned()),
             message: trouble.as_ref().map(|t| t.message.clone()),
             cure: trouble.map(|t| t.cure),
         }

@@ -9,7 +9,7 @@ pub(crate) use survey::survey;
 pub(crate) use table::missing;
 
 use super::quoted;
-use crate::trouble::{self, Trouble};
+use crate::trouble::{self, DATABASE, Trouble, USER};
 use shared_types::mapping::TableName;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::{collections::BTreeMap, time::Duration};
@@ -126,7 +126,7 @@ async fn ensure(connection: &mut PgConnection, publication: &str, manage: Manage
         Err(sqlx::Error::Database(cause)) if cause.code().as_deref() == Some("42501") => Err(Trouble::new(
             "PRIVILEGE",
             cause.message(),
-            format!("grant create on database <database> to <user>; or as its owner: {create};"),
+            format!("grant create on database {DATABASE} to {USER};"),
         )),
         Err(error) => Err(error.into()),
     }

@@ -119,6 +119,11 @@ impl TargetUrl {
         }
     }
 
+    /// Who reads.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
     /// The database's name.
     pub fn database(&self) -> &str {
         &self.database

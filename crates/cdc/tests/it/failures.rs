@@ -256,13 +256,18 @@ async fn a_missing_privilege_is_a_state_with_a_cure() {
         .await;
     assert_eq!(status.state, ReaderState::Error, "{status:#?}");
     assert_eq!(status.code.as_deref(), Some("PRIVILEGE"));
-    assert!(status.cure.as_deref().unwrap().contains("replication"), "{status:#?}");
-    harness.sql(&format!("alter role {role} replication")).await;
+    let cure = status.cure.as_deref().unwrap();
+    assert!(cure.starts_with(&format!("alter role \"{role}\" with replication;")), "{status:#?}");
+    harness.sql(cure).await;
     let status = harness
         .status_where("not the owner", |s| s.mappings.iter().any(|m| m.state == MappingState::Error))
         .await;
-    assert!(status.mappings[0].cure.as_deref().unwrap().contains("owner"), "{status:#?}");
-    harness.sql(&format!("alter table orders owner to {role}")).await;
+    assert_eq!(status.mappings[0].code.as_deref(), Some("PRIVILEGE"));
+    // Nobody is made a member of a superuser.
+    let transfer = format!("alter table \"public\".\"orders\" owner to \"{role}\";");
+    let cure = status.mappings[0].cure.as_deref().unwrap();
+    assert!(cure.contains(&transfer) && !cure.contains("grant"), "{status:#?}");
+    harness.sql(&transfer).await;
     harness.live().await;
     insert(&harness, 1, 1).await;
     harness.events(1).await;
@@ -272,14 +277,61 @@ async fn a_missing_privilege_is_a_state_with_a_cure() {
     let cure = refused.cure.unwrap();
     assert_eq!(
         (refused.state.as_str(), cure.as_str()),
-        ("failed", "grant select on \"public\".\"orders\" to <user>;")
+        ("failed", &*format!("grant select on \"public\".\"orders\" to \"{role}\";"))
     );
-    harness.sql(&cure.replace("<user>", &role)).await;
+    harness.sql(&cure).await;
     assert_eq!(backfilled(&harness, &mapping).await.state, "done");
     harness.events(2).await;
     running.stop().await;
     harness.drop_slot().await;
     drop_role(&harness, &role).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sql_of_each_cure_runs_as_it_stands_and_leaves_the_table_to_its_owner() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let (role, owner) =
+        (role(&harness, "replication").await, format!("Owner of \"{}\"", harness.target.name));
+    let quoted = format!("\"{}\"", owner.replace('"', "\"\""));
+    let database = &harness.target.name;
+    harness
+        .sql(&format!(
+            "create role {quoted}; grant all on schema public to {quoted}; alter table orders owner to {quoted};
+            revoke create on database {database} from {role}"
+        ))
+        .await;
+    let running = harness.start();
+    let status = harness.status_where("refused", |s| s.state == ReaderState::Error).await;
+    let cure = format!("grant create on database \"{database}\" to \"{role}\";");
+    assert_eq!((status.code.as_deref(), status.cure.as_deref()), (Some("PRIVILEGE"), Some(&*cure)));
+    let mapping = &status.mappings[0];
+    assert_eq!(
+        (mapping.state, mapping.code.as_deref(), mapping.cure.as_deref()),
+        (MappingState::Error, Some("PRIVILEGE"), Some(&*cure))
+    );
+    harness.sql(&cure).await;
+    let status = harness
+        .status_where("not the owner", |s| {
+            s.state == ReaderState::Streaming && s.mappings[0].state == MappingState::Error
+        })
+        .await;
+    let cure = status.mappings[0].cure.as_deref().unwrap();
+    let grant = format!("grant {quoted} to \"{role}\";");
+    assert!(cure.contains(&grant) && cure.contains("owner to"), "{cure}");
+    let checked = crate::preflight::findings(&harness, Manage::Allowed).await;
+    let refused: Vec<_> = checked.iter().filter(|f| f.code == "PRIVILEGE").map(|f| f.sql.clone()).collect();
+    assert_eq!(refused, [Some(grant.clone())]);
+    harness.sql(&grant).await;
+    harness.live().await;
+    insert(&harness, 1, 1).await;
+    harness.events(1).await;
+    let owned = "select pg_get_userbyid(relowner)::text from pg_class where relname = 'orders'";
+    assert_eq!(harness.ask::<String>(owned).await, owner);
+    running.stop().await;
+    harness.drop_slot().await;
+    drop_role(&harness, &role).await;
+    drop_role(&harness, &quoted).await;
 }
 
 /// A backfill, once it has ended.
@@ -352,12 +404,21 @@ async fn a_target_that_may_not_be_managed_is_left_alone() {
     let running = harness.start();
     let status = harness.status_where("refused", |s| s.state == ReaderState::Error).await;
     assert_eq!(status.code.as_deref(), Some("PUBLICATION_MISSING"));
+    // Whoever looks at the mapping finds it there too.
+    let mapping = &status.mappings[0];
+    assert_eq!(mapping.state, MappingState::Error);
+    assert_eq!(
+        (&mapping.code, &mapping.message, &mapping.cure),
+        (&status.code, &status.message, &status.cure)
+    );
     // What is committed meanwhile waits, and the longer the later.
     harness.until("a lag that grows", || async { lag_seconds(&harness) > 1.5 }).await;
     // The cure is SQL that works.
     harness.sql(&status.cure.unwrap()).await;
-    let status =
-        harness.status_where("refused", |s| s.mappings.iter().any(|m| m.state == MappingState::Error)).await;
+    let status = harness
+        .status_where("not published", |s| s.mappings[0].code.as_deref() == Some("NOT_PUBLISHED"))
+        .await;
+    assert_eq!(status.mappings[0].state, MappingState::Error);
     assert_eq!(
         status.mappings[0].message.as_deref(),
         Some("orders is not in the publication, and the reader may not change the target")

@@ -2,7 +2,7 @@
 
 use crate::harness::{Harness, payload, scope};
 use cdc::{CdcTarget, Manage};
-use database::tables::cdc::{self as cdc_tables, ReaderState};
+use database::tables::cdc::{self as cdc_tables, ReaderState, ReaderStatus};
 use serde_json::json;
 use shared_types::{Environment, Scope};
 use sqlx::AssertSqlSafe;
@@ -99,6 +99,43 @@ async fn a_stopped_target_that_does_not_answer_is_left_alone() {
     running.stop().await;
 }
 
+/// Keeps the code of every status that is written, however soon another takes its place.
+const REMEMBER_CODES: &str = "
+    create table said (code text);
+    create function remember() returns trigger language plpgsql
+        as $$ begin insert into said values (new.code); return null; end $$;
+    create trigger remember after update on cdc_reader_status for each row execute function remember()";
+
+/// What a status says of who reads.
+fn said(status: &ReaderStatus) -> (ReaderState, Option<&str>, bool) {
+    (status.state, status.code.as_deref(), status.leader.is_some())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stops_is_said_truthfully_from_the_first_moment_on() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    let running = harness.start_live().await;
+    sqlx::raw_sql(REMEMBER_CODES).execute(harness.pool()).await.unwrap();
+    cdc_tables::set_desired(harness.pool(), &scope(), false).await.unwrap();
+    let first = harness.status_where("stopped", |s| s.state == ReaderState::Stopped).await;
+    assert_eq!(said(&first), (ReaderState::Stopped, Some("STOPPED"), false));
+    assert!(first.message.as_deref().is_some_and(|m| m.contains("it was told to stop")), "{first:#?}");
+    let codes = "select array_agg(distinct code) from said where code is not null";
+    let codes: Vec<String> = sqlx::query_scalar(codes).fetch_one(harness.pool()).await.unwrap();
+    assert_eq!(codes, ["STOPPED"], "and nothing else before that");
+    cdc_tables::set_desired(harness.pool(), &scope(), true).await.unwrap();
+    harness.live().await;
+    // Nobody was told to stop: the process ends, and another reads on.
+    running.stop().await;
+    let left = harness.status().await.unwrap();
+    assert_eq!(said(&left), (ReaderState::Stopped, Some("LEADER_LEFT"), false));
+    let running = harness.start_live().await;
+    let read = harness.status().await.unwrap();
+    assert_eq!(said(&read), (ReaderState::Streaming, None, true));
+    harness.finish(running).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_stopped_beside_others_is_told_that_nothing_is_kept() {
     let harness = Harness::new(ORDERS).await;
@@ -109,12 +146,10 @@ async fn who_is_stopped_beside_others_is_told_that_nothing_is_kept() {
     harness.targets.lock().push(second);
     let running = harness.start_live().await;
     cdc_tables::set_desired(harness.pool(), &staging, false).await.unwrap();
-    harness
-        .until("it is said", || async {
-            let status = cdc_tables::status(harness.pool(), &staging).await.unwrap();
-            status.and_then(|s| s.message).is_some_and(|m| m.contains("is not kept for this one"))
-        })
-        .await;
+    let status = || async { cdc_tables::status(harness.pool(), &staging).await.unwrap().unwrap() };
+    harness.until("it stops", || async { status().await.state == ReaderState::Stopped }).await;
+    let stopped = status().await;
+    assert!(stopped.message.as_deref().is_some_and(|m| m.contains("not kept for this one")), "{stopped:#?}");
     harness.live().await;
     // Where nobody else reads, everything is kept.
     cdc_tables::set_desired(harness.pool(), &scope(), false).await.unwrap();

@@ -165,6 +165,7 @@ async fn past_its_limit_the_target_keeps_its_log() {
     }
     let status = harness.status_where("full", |s| s.code.as_deref() == Some("SPILL_FULL")).await;
     assert!(status.cure.is_some_and(|cure| cure.contains("CDC_SPILL_BYTES")));
+    assert!(status.message.as_deref().is_some_and(|said| said.contains(" KiB)")), "{:?}", status.message);
     let kept = spilled(&harness).await;
     assert!(kept < 20_000, "{kept} of 20,000 are kept aside");
     harness.log.set_full(false);

@@ -126,6 +126,18 @@ async fn a_bystander_does_not_write_over_a_fresh_status() {
     cdc::write_status(pool, &scope(), StatusWriter::Bystander, &failed).await.unwrap();
     let status = cdc::status(pool, &scope()).await.unwrap().unwrap();
     assert_eq!((status.state, status.slot.as_deref()), (ReaderState::Error, Some("s")));
+    // Where nobody reads any more, who knows better says so at once; but not over a leader that is idle.
+    let write = async |writer, leader: Option<&str>, code: &str| {
+        let (leader, code) = (leader.map(str::to_owned), Some(code.to_owned()));
+        let stopped = ReaderStatus { state: ReaderState::Stopped, leader, code, ..ReaderStatus::default() };
+        cdc::write_status(pool, &scope(), writer, &stopped).await.unwrap()
+    };
+    assert!(write(StatusWriter::Leader, Some("one"), "NO_MAPPINGS").await);
+    assert!(!write(StatusWriter::Bystander, None, "STOPPED").await);
+    assert!(write(StatusWriter::Leader, None, "LEADER_LEFT").await);
+    assert!(write(StatusWriter::Bystander, None, "STOPPED").await);
+    // What is said already is not written again each time.
+    assert!(!write(StatusWriter::Bystander, None, "STOPPED").await);
     cdc::set_desired(pool, &scope(), false).await.unwrap();
     assert_eq!(cdc::stopped(pool).await.unwrap(), [scope()]);
     assert!(!cdc::desired(pool, &scope()).await.unwrap());

@@ -73,6 +73,9 @@ pub struct MappingStatus {
     pub table: String,
     /// How it stands.
     pub state: MappingState,
+    /// A stable code of what is wrong (`NOT_PUBLISHED`, `PRIVILEGE`, …).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
     /// Why, for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -136,7 +139,7 @@ pub struct ReaderStatus {
     pub mappings: Vec<MappingStatus>,
     /// The last gap.
     pub gap: Option<Gap>,
-    /// Which process reads.
+    /// Which process reads; `None` where none does.
     pub leader: Option<String>,
     /// Unix milliseconds; old where no process runs the reader.
     pub updated_at: i64,
@@ -216,7 +219,8 @@ pub async fn status(
 pub enum StatusWriter {
     /// The leader, over any.
     Leader,
-    /// A process that leads nothing, only over a status that nobody has renewed for 5 seconds.
+    /// A process that leads nothing, only over a status that nobody has renewed for 5 seconds, or with which nobody reads
+    /// any more.
     Bystander,
 }
 
@@ -247,7 +251,9 @@ pub async fn write_status(
             retained_bytes = excluded.retained_bytes, retained_share = excluded.retained_share,
             spilled_events = excluded.spilled_events, spilled_bytes = excluded.spilled_bytes,
             updated_at = excluded.updated_at
-        where $18 or s.updated_at < now() - interval '5 seconds'";
+        where $18 or s.updated_at < now() - interval '5 seconds'
+            or (s.state = 'stopped' and s.leader is null
+                and (s.state, s.code, s.message) is distinct from (excluded.state, excluded.code, excluded.message))";
     let written = sqlx::query(sql)
         .bind(scope.application().as_str())
         .bind(scope.environment().as_str())

@@ -2,7 +2,7 @@
 
 use super::{
     Manage,
-    table::{Found, describe, missing, owner_statement, sql, statements, unfit},
+    table::{Found, describe, missing, owner_statement, ownership, statements, unfit},
 };
 use crate::trouble::Trouble;
 use shared_types::mapping::TableName;
@@ -66,7 +66,7 @@ fn judge(
         }
         (Manage::Allowed, false) => {
             let message = format!("must be owner of table {table}");
-            Err(Trouble::new("PRIVILEGE", message, format!("alter table {} owner to <user>;", sql(table))))
+            Err(Trouble::new("PRIVILEGE", message, ownership(table, found)))
         }
     }
 }

@@ -1,6 +1,9 @@
 //! A table as the target describes it, and what it would take for its row changes to be in the stream.
 
-use crate::{target::quoted, trouble::Trouble};
+use crate::{
+    target::quoted,
+    trouble::{Trouble, USER},
+};
 use shared_types::mapping::TableName;
 use sqlx::{PgConnection, Row};
 use std::collections::BTreeMap;
@@ -15,6 +18,9 @@ pub(super) struct Found {
     pub published: bool,
     /// Whether the user may change it as its owner does.
     pub owned: bool,
+    /// The owner, where the user may be made a member of it and then may what it may. A superuser is left out, because
+    /// its members can make themselves superusers.
+    pub joinable_owner: Option<String>,
     /// Whether the publication is there and another's.
     pub foreign_publication: bool,
     /// The table and its partitions, as far as they do not tell whole old rows; ready for SQL.
@@ -49,6 +55,9 @@ pub(super) async fn describe(
             exists (select from pg_publication_tables t where t.pubname = $3
                 and t.schemaname = n.nspname and t.tablename = c.relname) as published,
             pg_has_role(c.relowner, 'usage') as owned,
+            (select o.rolname::text from pg_roles o join pg_roles me on me.rolname = current_user
+                where o.oid = c.relowner and not o.rolsuper and o.rolname !~ '^pg_' and me.rolinherit
+                and not pg_has_role(o.oid, me.oid, 'member')) as joinable_owner,
             exists (select from pg_publication p where p.pubname = $3
                 and not pg_has_role(p.pubowner, 'usage')) as foreign_publication,
             array(select format('%I.%I', pn.nspname, part.relname)
@@ -72,6 +81,7 @@ pub(super) async fn describe(
             has_key: row.try_get("has_key")?,
             published: row.try_get("published")?,
             owned: row.try_get("owned")?,
+            joinable_owner: row.try_get("joinable_owner")?,
             foreign_publication: row.try_get("foreign_publication")?,
             partial: row.try_get("partial")?,
         };
@@ -112,16 +122,37 @@ pub(super) fn statements(publication: &str, table: &TableName, found: &Found, ol
 
 /// What helps where the user may not run `statements`.
 pub(super) fn cure(publication: &str, table: &TableName, found: &Found, statements: &[String]) -> String {
-    let owner = match found.owned && found.foreign_publication {
-        true => owner_statement(publication),
-        false => format!("alter table {} owner to <user>;", sql(table)),
+    let owned = match (found.owned && found.foreign_publication, &found.joinable_owner) {
+        (true, _) => format!("make the user the owner ({})", owner_statement(publication)),
+        (false, None) => format!("make the user the owner ({})", transfer(table)),
+        (false, Some(owner)) => format!(
+            "let the user act as the table's owner ({}), or make it the owner itself ({})",
+            membership(owner),
+            transfer(table)
+        ),
     };
-    format!("make the user the owner ({owner}), or run as the owner: {};", statements.join("; "))
+    let statements = statements.join("; ");
+    format!("{owned}, or run as a superuser or an owner of both table and publication: {statements};")
+}
+
+/// The least that lets the user change a table as its owner does.
+pub(super) fn ownership(table: &TableName, found: &Found) -> String {
+    found.joinable_owner.as_deref().map_or_else(|| transfer(table), membership)
+}
+
+/// It leaves the table to its owner, and gives the user the owner's rights on everything else too.
+fn membership(owner: &str) -> String {
+    format!("grant {} to {USER};", quoted(owner))
+}
+
+/// It takes the table from its owner.
+fn transfer(table: &TableName) -> String {
+    format!("alter table {} owner to {USER};", sql(table))
 }
 
 /// What makes the publication ours.
 pub(super) fn owner_statement(publication: &str) -> String {
-    format!("alter publication {} owner to <user>;", quoted(publication))
+    format!("alter publication {} owner to {USER};", quoted(publication))
 }
 
 /// There is no such table.
