@@ -273,11 +273,28 @@ pub(super) async fn check(
                 let cure = "correct the URL in the application's settings";
                 vec![Finding::new(Severity::Error, "TARGET_URL", problem.to_string(), cure)]
             }
-            Ok(url) => look(&state, scope, &url.within(network), manage).await?,
+            Ok(url) => {
+                let manage =
+                    if forbidden_by_others(&state, scope, &url).await? { Manage::Forbidden } else { manage };
+                look(&state, scope, &url.within(network), manage).await?
+            }
         },
     };
     let ok = findings.iter().all(|finding| finding.severity != Severity::Error);
     Ok(Json(json!({ "ok": ok, "findings": findings })))
+}
+
+/// Whether another application or environment names the same database and forbids to manage it: one that does is enough.
+async fn forbidden_by_others(state: &AppState, scope: &Scope, url: &TargetUrl) -> Result<bool, ApiError> {
+    let targets = ::cdc::application_targets(state.pool.clone(), state.sealer.clone(), true)().await?;
+    let stopped = cdc::stopped(&state.pool).await?;
+    Ok(targets.iter().any(|other| {
+        let is_same = || other.url.as_ref().ok()?.parse().ok().map(|other| url.is_of_database(&other));
+        other.manage == Manage::Forbidden
+            && other.scope != *scope
+            && !stopped.contains(&other.scope)
+            && is_same().unwrap_or(false)
+    }))
 }
 
 async fn look(

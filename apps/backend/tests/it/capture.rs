@@ -258,6 +258,14 @@ async fn the_preflight_says_what_is_missing() {
     assert_eq!((&missing["table"], &missing["severity"]), (&json!("orders"), &json!("error")));
     sqlx::query("create table orders (id int primary key)").execute(&target.pool).await.unwrap();
     assert_eq!(check().await.ok()["ok"], true);
+    // One environment that names the same database and forbids its reader to change it is enough.
+    let both = json!({ "config": { "cdc": {
+        "development": { "databaseUrl": target.url }, "staging": { "databaseUrl": target.url } } } });
+    server.patch("/api/applications/app_default", both).by(&root).send().await.ok();
+    let found = check().await.ok();
+    let codes: Vec<_> = found["findings"].as_array().unwrap().iter().map(|f| &f["code"]).collect();
+    assert!(codes.contains(&&json!("PUBLICATION_MISSING")), "{found}");
+    assert_eq!(found["ok"], false);
     let status = server.get("/api/database/cdc/status").by(&root).send().await.ok();
     assert_eq!((&status["configured"], &status["code"]), (&json!(true), &json!("NO_WORKER")));
 }

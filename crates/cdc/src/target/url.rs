@@ -129,6 +129,11 @@ impl TargetUrl {
         &self.database
     }
 
+    /// Whether both name the same database, whoever reads it.
+    pub fn is_of_database(&self, other: &Self) -> bool {
+        (&self.host, self.port, &self.database) == (&other.host, other.port, &other.database)
+    }
+
     /// The host's name or address, for the outbound guard.
     pub fn host(&self) -> &str {
         &self.host
