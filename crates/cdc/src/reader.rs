@@ -29,7 +29,8 @@ const BACKOFF: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// How long a stream must have run for the next failure to count as a first one.
 const HEALTHY: Duration = Duration::from_secs(10);
-/// How long a stream that is being opened may take to let go of its slot when stopping.
+/// How long each thing may take that is still to be done when stopping: what is on its way to the log, noting what was
+/// read, letting go of a slot.
 const LET_GO: Duration = Duration::from_secs(2);
 /// What a backfill may say before the stream listens: a chunk's beginning and its rows.
 const TO_STREAM: usize = 4;
@@ -110,10 +111,14 @@ pub(crate) struct Reader {
 impl Reader {
     /// Reads until `stop`, through every failure that passes.
     pub async fn run(mut self, stop: CancellationToken) -> Ended {
+        let mut session = None;
         let ended = tokio::select! {
-            ended = self.read() => ended,
+            ended = self.read(&mut session) => ended,
             () = stop.cancelled() => Ended::Stopped,
         };
+        if let Some(session) = &mut session {
+            session.finish(LET_GO).await;
+        }
         // Whoever reads next must know what was read, as far as that can be said in a moment.
         if !matches!(tokio::time::timeout(LET_GO, self.caretaker.seen.note()).await, Ok(Ok(()))) {
             tracing::debug!(cdc.slot = %self.names.slot, "could not note what was read last");
@@ -125,12 +130,13 @@ impl Reader {
         ended
     }
 
-    async fn read(&mut self) -> Ended {
+    /// Reads until that makes no sense any more; the stream that is read is in `session`.
+    async fn read(&mut self, session: &mut Option<Session>) -> Ended {
         let mut failures = 0;
         loop {
             self.status.set(ReaderState::Connecting, None);
             let begun = Instant::now();
-            let failure = match self.attempt().await {
+            let failure = match self.attempt(session).await {
                 Ok(()) => {
                     failures = 0;
                     continue;
@@ -160,7 +166,7 @@ impl Reader {
     }
 
     /// One stream, from its preparation to its end; `Ok` where no mapping was active and now one may be.
-    async fn attempt(&mut self) -> Result<(), Failure> {
+    async fn attempt(&mut self, session: &mut Option<Session>) -> Result<(), Failure> {
         self.caretaker.seen.note().await?;
         let spill = self.take_over().await?;
         if spill.size().events > 0 && !self.caretaker.has_mappings().await? {
@@ -196,16 +202,18 @@ impl Reader {
         let (to_stream, inbox) = mpsc::channel(TO_STREAM);
         let backfill = self.backfill(to_stream);
         let seen = self.caretaker.seen.clone();
-        let mut session = Session::new(self, stream, &prepared, expected, plan, inbox, spill);
+        let reading = session.insert(Session::new(self, stream, &prepared, expected, plan, inbox, spill));
         self.is_refused = false;
         self.status.set(ReaderState::Streaming, None);
         tracing::info!(cdc.slot = %self.names.slot, cdc.term = self.term, "reading row changes");
-        tokio::select! {
-            failure = session.run() => failure,
+        let ended = tokio::select! {
+            failure = reading.run() => failure,
             () = self.caretaker.tend() => Ok(()),
             never = backfill.run() => match never {},
             never = seen.run() => match never {},
-        }
+        };
+        *session = None;
+        ended
     }
 
     async fn take_over(&self) -> Result<Arc<Spill>, Failure> {

@@ -142,6 +142,22 @@ impl Session {
         }
     }
 
+    /// Reads no more, waits for what is on its way to the log, and confirms it, so that whoever reads next, be it into
+    /// another log, begins behind it. What takes longer than `limit` is read again.
+    pub async fn finish(&mut self, limit: Duration) {
+        let settle = async {
+            if self.appends.is_in_flight() {
+                let acknowledged = self.appends.settled().await?;
+                self.acknowledged(acknowledged);
+            }
+            self.publish_progress();
+            self.tell().await
+        };
+        if !matches!(tokio::time::timeout(limit, settle).await, Ok(Ok(()))) {
+            tracing::debug!("could not confirm what was read last; it is read again");
+        }
+    }
+
     /// Whether more may be read: while the spill is emptied nothing is put into it, unless the log is stuck.
     fn has_room(&self) -> bool {
         let is_open = |drain: &Drain| drain.is_stuck(self.slow_after) && !drain.spill().is_full();

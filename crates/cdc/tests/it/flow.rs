@@ -189,6 +189,27 @@ async fn stop_keeps_the_slot_and_start_catches_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_is_confirmed_before_a_reader_stops() {
+    let harness = Harness::new(ORDERS).await;
+    harness.mapping(json!({})).await;
+    for number in 1..=4 {
+        let running = harness.start_live().await;
+        let insert =
+            format!("insert into orders values ({number}, 'x') returning pg_current_wal_insert_lsn()::text");
+        let before_commit: String = harness.ask(&insert).await;
+        harness.events(number).await;
+        running.stop().await;
+        let confirmed = format!(
+            "select confirmed_flush_lsn > '{before_commit}' from pg_replication_slots where slot_name = '{}'",
+            harness.names().slot
+        );
+        harness.until("it is confirmed", || async { harness.ask::<bool>(&confirmed).await }).await;
+    }
+    let running = harness.start_live().await;
+    harness.finish(running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_no_scope_names_any_more_is_given_up() {
     let harness = Harness::new(ORDERS).await;
     harness.mapping(json!({})).await;
