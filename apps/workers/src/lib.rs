@@ -136,7 +136,7 @@ fn targets(platform: &Platform) -> TargetSource {
         }
     };
     let scope = Scope::new(AppId::from_stored(DEFAULT_APPLICATION), environment);
-    let manage = cdc::default_manage(&scope);
+    let manage = cdc::manage(&scope, None);
     let own = CdcTarget::of_process(scope, url, manage);
     Arc::new(move || {
         let (found, own) = (applications(), own.clone());

@@ -33,7 +33,7 @@ pub mod values;
 
 pub use service::{
     CdcParts, CdcService, CdcSettings, CdcTarget, Origin, SpillSettings, TargetSource, application_targets,
-    default_manage,
+    manage,
 };
 pub use size::Size;
 pub use target::{Names, TargetUrl, publication::Manage};

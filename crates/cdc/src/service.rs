@@ -76,30 +76,23 @@ pub fn application_targets(pool: Pool, sealer: Arc<Sealer>, private_by_default: 
         let (pool, sealer) = (pool.clone(), sealer.clone());
         Box::pin(async move {
             let found = applications::with_cdc_targets(&pool, &sealer).await?;
-            let target = |OpenedTarget { scope, url, manage_tables, allow_private }| {
-                let manage = match manage_tables {
-                    Some(true) => Manage::Allowed,
-                    Some(false) => Manage::Forbidden,
-                    None => default_manage(&scope),
-                };
-                CdcTarget {
-                    manage,
-                    scope,
-                    url: url.map_err(|error| error.to_string()),
-                    origin: Origin::Settings,
-                    network: Policy::of(allow_private, private_by_default),
-                }
+            let target = |OpenedTarget { scope, url, manage_tables, allow_private }| CdcTarget {
+                manage: manage(&scope, manage_tables),
+                scope,
+                url: url.map_err(|error| error.to_string()),
+                origin: Origin::Settings,
+                network: Policy::of(allow_private, private_by_default),
             };
             Ok(found.into_iter().map(target).collect())
         })
     })
 }
 
-/// Whether the reader may change a target of `scope` where nothing is set.
-pub fn default_manage(scope: &Scope) -> Manage {
-    match scope.environment() {
-        Environment::Development => Manage::Allowed,
-        Environment::Staging | Environment::Production => Manage::Forbidden,
+/// Whether the reader may change a target of `scope`: as `manageTables` says, and where that is not set, in development.
+pub fn manage(scope: &Scope, manage_tables: Option<bool>) -> Manage {
+    match manage_tables.unwrap_or(scope.environment() == Environment::Development) {
+        true => Manage::Allowed,
+        false => Manage::Forbidden,
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::state::AppState;
 use ::cdc::{
-    Manage, TargetUrl, default_manage,
+    Manage, TargetUrl,
     preflight::{Finding, Preflight, Severity},
 };
 use ::database::tables::{
@@ -151,11 +151,7 @@ async fn target(state: &AppState, scope: &Scope) -> Result<Option<Target>, ApiEr
     let config = application.map(|row| row.config.0).unwrap_or_default();
     if let Some(stored) = config.cdc.get(&scope.environment()) {
         let url = applications::open_target(&state.sealer, scope, stored).map_err(|e| e.to_string());
-        let manage = match stored.manage_tables {
-            Some(true) => Manage::Allowed,
-            Some(false) => Manage::Forbidden,
-            None => default_manage(scope),
-        };
+        let manage = ::cdc::manage(scope, stored.manage_tables);
         let network = network(state, &config, scope.environment());
         return Ok(Some(Target { url, manage, network }));
     }
@@ -163,7 +159,7 @@ async fn target(state: &AppState, scope: &Scope) -> Result<Option<Target>, ApiEr
         scope.application().as_str() == DEFAULT_APPLICATION && scope.environment() == state.http.environment;
     let url = state.http.cdc_database_url.clone().filter(|_| own);
     // Whoever started the process may reach what they like.
-    Ok(url.map(|url| Target { url: Ok(url), manage: default_manage(scope), network: Policy::Any }))
+    Ok(url.map(|url| Target { url: Ok(url), manage: ::cdc::manage(scope, None), network: Policy::Any }))
 }
 
 /// Which changes.
