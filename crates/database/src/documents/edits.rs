@@ -19,8 +19,11 @@ use std::{
 pub(crate) const MAX_EDITS: usize = 64;
 /// Bytes of documents beyond which they are not edited between two turns of other tasks.
 const LARGE: usize = 128 << 10;
-/// Revisions beyond those that are kept are removed whenever a document's revision passes a multiple of this.
+/// Revisions beyond those that are kept are removed whenever a document's revision passes a multiple of this: those that
+/// were not when it passed the one before.
 const PRUNE_EVERY: u64 = 16;
+/// Whenever it passes a multiple of this, all of them, however they were left.
+const PRUNE_ALL_EVERY: u64 = 512;
 
 /// An edit that waits for the writer.
 #[derive(Clone)]
@@ -245,33 +248,78 @@ async fn write(
 
 /// Removes revisions beyond those that are kept, of documents that have gathered some; each comes with the revision at
 /// which it stood before.
+///
+/// Rows that are removed stay in the index until the table is vacuumed, and whoever begins at the first revision goes by
+/// all of them. So it mostly begins where the last time ended.
 pub(super) async fn prune(
     connection: &mut PgConnection,
     documents: &[(&Document, u64)],
 ) -> Result<(), sqlx::Error> {
-    let due: Vec<&Document> = documents
+    let due: Vec<(&Document, u64)> = documents
         .iter()
-        .filter(|(document, base)| {
-            document.revision > KEPT_REVISIONS && document.revision / PRUNE_EVERY > base / PRUNE_EVERY
-        })
-        .map(|(document, _)| *document)
+        .filter_map(|&(document, base)| beyond(document.revision, base).map(|after| (document, after)))
         .collect();
     if due.is_empty() {
         return Ok(());
     }
+    let keys = || due.iter().map(|(document, _)| &document.key);
     sqlx::query(
         "delete from sync_document_revisions r \
-         using unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[]) \
-               as w(application_id, environment, service, id, upto) \
+         using unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[]) \
+               as w(application_id, environment, service, id, after, upto) \
          where r.application_id = w.application_id and r.environment = w.environment and r.service = w.service \
-           and r.id = w.id and r.revision <= w.upto",
+           and r.id = w.id and r.revision > w.after and r.revision <= w.upto",
     )
-    .bind(due.iter().map(|d| d.key.scope.application().as_str()).collect::<Vec<_>>())
-    .bind(due.iter().map(|d| d.key.scope.environment().as_str()).collect::<Vec<_>>())
-    .bind(due.iter().map(|d| d.key.service.as_str()).collect::<Vec<_>>())
-    .bind(due.iter().map(|d| d.key.id.as_str()).collect::<Vec<_>>())
-    .bind(due.iter().map(|d| (d.revision - KEPT_REVISIONS) as i64).collect::<Vec<_>>())
+    .bind(keys().map(|key| key.scope.application().as_str()).collect::<Vec<_>>())
+    .bind(keys().map(|key| key.scope.environment().as_str()).collect::<Vec<_>>())
+    .bind(keys().map(|key| key.service.as_str()).collect::<Vec<_>>())
+    .bind(keys().map(|key| key.id.as_str()).collect::<Vec<_>>())
+    .bind(due.iter().map(|(_, after)| *after as i64).collect::<Vec<_>>())
+    .bind(due.iter().map(|(document, _)| (document.revision - KEPT_REVISIONS) as i64).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Behind which revision those to be removed begin, where some are, of a document that went from `base` to `revision`.
+fn beyond(revision: u64, base: u64) -> Option<u64> {
+    let passed = |every| revision / every > base / every;
+    if revision <= KEPT_REVISIONS || !passed(PRUNE_EVERY) {
+        return None;
+    }
+    let last = base - base % PRUNE_EVERY;
+    Some(if passed(PRUNE_ALL_EVERY) { 0 } else { last.saturating_sub(KEPT_REVISIONS) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revisions_are_removed_from_where_the_last_time_ended() {
+        assert_eq!(beyond(KEPT_REVISIONS, 0), None);
+        assert_eq!(beyond(110, 109), None, "no multiple is passed");
+        assert_eq!(beyond(112, 111), Some(0));
+        assert_eq!(beyond(130, 127), Some(12), "up to 12 they went with revision 112");
+        assert_eq!(beyond(300, 170), Some(60));
+        assert_eq!(beyond(512, 511), Some(0), "now and then from the first on");
+        assert_eq!(beyond(1_030, 500), Some(0));
+    }
+
+    /// However a document goes on, what a removal leaves is no more than what is kept and one step.
+    #[test]
+    fn each_removal_begins_where_the_one_before_ended() {
+        for step in 1..200 {
+            let (mut base, mut removed) = (0, 0);
+            while base < 3_000 {
+                let revision = base + step;
+                if let Some(after) = beyond(revision, base) {
+                    assert!(after <= removed, "{revision} from {base}: {after} is behind {removed}");
+                    removed = revision - KEPT_REVISIONS;
+                }
+                assert!(revision - removed < KEPT_REVISIONS + PRUNE_EVERY + step, "{revision}: {removed}");
+                base = revision;
+            }
+        }
+    }
 }

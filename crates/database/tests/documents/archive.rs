@@ -131,6 +131,28 @@ async fn revisions_that_come_again_are_remembered_once() {
     }
 }
 
+/// Of a document that is written more often than flushed, revisions are missing between two flushes.
+#[tokio::test]
+async fn no_more_revisions_stay_than_are_kept() {
+    let (database, archive) = start().await;
+    let one = key("app_default", "notes", "one");
+    let whole = unflushed(&one, 1_100);
+    let at = |from: usize, revision: usize| {
+        let mut document = whole.document.clone();
+        document.revision = revision as u64;
+        Unflushed { document, revisions: whole.revisions[from..revision].to_vec() }
+    };
+    let mut base = 0;
+    for (revision, lost) in (1..24).map(|n| (n * 45, if n % 3 == 0 { 20 } else { 0 })) {
+        assert_eq!(keep(&archive, &[&at(base + lost, revision)]).await, [Flushed::Held]);
+        base = revision;
+    }
+    assert_eq!(base, 1_035);
+    let kept = rows(&database.pool).await.1;
+    assert!(kept <= 160, "{kept}: what was left over went with revision 1,024");
+    assert_eq!(revisions(&archive, &one).await.first(), Some(&1_035));
+}
+
 /// Processes that flush the same documents at once, in other orders, wait for each other and fail in nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flushes_of_the_same_documents_do_not_meet_in_a_circle() {
