@@ -63,7 +63,7 @@ impl Redis {
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
         command.args(["--maxmemory-policy", "noeviction", "--no-appendfsync-on-rewrite", "no"]);
         // As the compose file has it.
-        command.args(["--auto-aof-rewrite-min-size", "256mb"]);
+        command.args(["--auto-aof-rewrite-min-size", "1gb"]);
         command.args(persistence.settings()).arg("--dir").arg(directory.path());
         let mut process = Process::start("redis-server", command, Duration::ZERO)?.with_directory(directory);
         // A pipe that nobody reads would stop it once it is full.
