@@ -127,7 +127,7 @@ impl Keyring {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(refused());
         }
-        let header = decode_header(token).map_err(|_| auth_failed("the token cannot be read"))?;
+        let header = decode_header(token).map_err(|_| auth_failed(unreadable(token)))?;
         if header.alg != Algorithm::HS256 || header.crit.is_some() {
             return Err(refused());
         }
@@ -214,6 +214,15 @@ fn signature_only() -> Validation {
     validation
 }
 
+/// What to say of a text that is no token.
+fn unreadable(text: &str) -> &'static str {
+    match text.split_once('_') {
+        Some(("rk", _)) => "an API key is no token: ask for one with it at POST /auth/token",
+        Some(("sess", _)) => "a person's session is no token: ask for one with it at POST /auth/token",
+        _ => "the token cannot be read",
+    }
+}
+
 /// `rk_<env>_key_…_<secret>` → (env, `key_…`, secret).
 fn split_api_key(text: &str) -> Option<(&str, &str, &str)> {
     const ID_BYTES: usize = "key_".len() + 26;
@@ -229,6 +238,15 @@ pub(crate) fn auth_failed(message: &str) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn other_credentials_are_told_from_tokens() {
+        for (text, first) in
+            [("rk_development_x", "an API key"), ("sess_x", "a person's"), ("x_y", "the token")]
+        {
+            assert!(unreadable(text).starts_with(first), "{text}");
+        }
+    }
 
     #[test]
     fn api_keys_come_apart() {
