@@ -105,6 +105,8 @@ pub struct Config {
     pub trusted_proxies: Networks,
     /// `SHUTDOWN_SECONDS`: how long a graceful stop may take.
     pub shutdown: Duration,
+    /// `RUNTIME_THREADS`: threads on which a server program runs its tasks; `None` for one a processor.
+    pub runtime_threads: Option<usize>,
     /// The platform's own database.
     pub postgres: PostgresConfig,
     /// Redis, where it is used.
@@ -289,6 +291,7 @@ impl Config {
             cors_origins: read_cors_origins(reader, environment),
             trusted_proxies: reader.networks("TRUSTED_PROXIES"),
             shutdown: Duration::from_secs(reader.integer("SHUTDOWN_SECONDS")),
+            runtime_threads: reader.is_set("RUNTIME_THREADS").then(|| reader.size("RUNTIME_THREADS")),
             postgres: read_postgres(reader),
             redis: read_redis(reader),
             jwt_secret: read_jwt_secret(reader, environment),

@@ -264,6 +264,15 @@ pub const VARIABLES: &[Variable] = {
             "How long a graceful stop may take before the process ends anyway.",
         ),
         Variable::new(
+            "RUNTIME_THREADS",
+            Server,
+            integer(1, 1_024),
+            None,
+            "Threads on which `backend` and `workers` run their tasks. Unset: one for each processor. Where databases \
+             share the processors, half of that does more.",
+        )
+        .example("1"),
+        Variable::new(
             "DATABASE_URL",
             Postgres,
             POSTGRES_URL,

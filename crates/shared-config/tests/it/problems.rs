@@ -66,6 +66,7 @@ fn each_rule_is_kept_at_its_bounds() {
         ("PORT", "1", "0"),
         ("HOST", "127.0.0.1", "localhost"),
         ("SHUTDOWN_SECONDS", "1", "0"),
+        ("RUNTIME_THREADS", "1", "0"),
         ("SYNC_DOC_TTL_SECONDS", "1", "-1"),
         ("CDC_POLL_INTERVAL_MS", "10", "9"),
         ("LOG_HISTORY_SECONDS", "60", "59"),

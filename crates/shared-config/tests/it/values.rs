@@ -16,6 +16,7 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(config.log_level, LogLevel::Info);
     assert_eq!(config.cors_origins, CorsOrigins::Localhost);
     assert_eq!(config.shutdown, Duration::from_secs(25));
+    assert_eq!(config.runtime_threads, None);
     assert_eq!((config.postgres.pool_min, config.postgres.pool_max), (2, 10));
     assert!(config.redis.is_none() && config.jwt_secret.is_none() && config.secret_key.is_none());
     assert_eq!(config.event_log.history, Duration::from_secs(24 * 60 * 60));
@@ -25,6 +26,13 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(config.cdc.database_url(), None);
     assert_eq!(config.cdc.heartbeat, Duration::from_millis(1000));
     assert_eq!(config.cdc.slot_name, "realtime_cdc_slot");
+}
+
+#[test]
+fn threads_are_as_many_as_is_said() {
+    let config = |value| Config::from_vars(&with(minimal(), &[("RUNTIME_THREADS", value)])).unwrap();
+    assert_eq!(config("3").runtime_threads, Some(3));
+    assert_eq!(config("").runtime_threads, None, "set to nothing");
 }
 
 #[test]
