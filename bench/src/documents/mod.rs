@@ -56,6 +56,11 @@ impl Load {
         Spread { documents: self.documents, services: self.services }
     }
 
+    /// One for each of those that write.
+    const fn own(&self) -> Spread {
+        Spread { documents: self.connections as u64, services: self.services }
+    }
+
     const fn few(&self) -> Spread {
         Spread { documents: self.few, services: 1 }
     }
@@ -102,7 +107,7 @@ impl Compared {
 /// All of one mode.
 #[derive(Debug, Clone, Serialize)]
 pub struct Documents {
-    /// Merges of many documents, and in Redis' mode of few.
+    /// Merges of many documents, and in Redis' mode of one for each connection, and of few.
     pub merges: Vec<Compared>,
     /// A write's way to a client.
     pub notice: Notice,
@@ -115,7 +120,7 @@ pub struct Documents {
 pub async fn measure(options: &Options, mode: Mode, load: &Load) -> Result<Documents> {
     ensure_open_files(load.connections as u64 + 200)?;
     let spreads = match mode {
-        Mode::Redis => vec![load.many(), load.few()],
+        Mode::Redis => vec![load.many(), load.own(), load.few()],
         Mode::Postgres => vec![load.many()],
     };
     let mut merges = Vec::new();
