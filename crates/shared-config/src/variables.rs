@@ -268,8 +268,8 @@ pub const VARIABLES: &[Variable] = {
             Server,
             integer(1, 1_024),
             None,
-            "Threads on which `backend` and `workers` run their tasks. Unset: one for each processor. Where databases \
-             share the processors, half of that does more.",
+            "Threads on which `backend` and `workers` run their tasks. Unset: one for each processor. Fewer may do \
+             more where databases share the processors; see docs/deployment.md.",
         )
         .example("1"),
         Variable::new(
