@@ -209,7 +209,12 @@ fn authorize<P: Permit>(caller: &Caller, scope: &Scope) -> Result<(), Problem> {
     if held.hold(permission) {
         return Ok(());
     }
-    Err(Problem::forbidden(format!("no permission {}", super::security::permission_name(permission))))
+    let mut message = format!("no permission {}", super::security::permission_name(permission));
+    // A token's verbs are called much like what people may do, and are something else.
+    if matches!(caller, Caller::Identity(_)) && held.is_empty() {
+        message.push_str(", which people have, and tokens and API keys of the role admin");
+    }
+    Err(Problem::forbidden(message))
 }
 
 fn no_application(id: &AppId) -> Problem {

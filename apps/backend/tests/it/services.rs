@@ -33,6 +33,22 @@ async fn services_are_registered_changed_and_removed() {
 }
 
 #[tokio::test]
+async fn a_token_that_may_read_documents_is_told_who_may_read_services() {
+    let server = Server::start().await;
+    let service = server.token(&["service"]).await;
+    let refused = server.get("/api/services").by(&service).send().await.refused(403, "FORBIDDEN");
+    let message =
+        "no permission documents:read, which people have, and tokens and API keys of the role admin";
+    assert_eq!(refused["message"], message);
+    let viewer = server.person(Role::Viewer, None).await;
+    let new = json!({ "name": "session" });
+    let refused = server.post("/api/services", new).by(&viewer).send().await.refused(403, "FORBIDDEN");
+    assert_eq!(refused["message"], "no permission documents:create");
+    let admin = server.token(&["admin"]).await;
+    server.get("/api/services").by(&admin).send().await.ok();
+}
+
+#[tokio::test]
 async fn services_are_listed_in_pages_and_belong_to_one_application() {
     let server = Server::start().await;
     let root = server.root().await;
